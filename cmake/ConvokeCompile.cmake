@@ -1,0 +1,23 @@
+# One interface target carries the flags that every target of ours uses.
+add_library(convoke_flags INTERFACE)
+target_include_directories(convoke_flags INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(convoke_flags INTERFACE
+  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+  # Exactness: a product and a sum are fused only where the source says fma.
+  -ffp-contract=off)
+if(CONVOKE_WERROR)
+  target_compile_options(convoke_flags INTERFACE -Werror)
+endif()
+if(CONVOKE_SANITIZE)
+  target_compile_options(convoke_flags INTERFACE
+    -fsanitize=${CONVOKE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(convoke_flags INTERFACE -fsanitize=${CONVOKE_SANITIZE})
+endif()
+find_program(CONVOKE_MOLD mold)
+if(CONVOKE_MOLD)
+  target_link_options(convoke_flags INTERFACE -fuse-ld=mold)
+endif()
+find_program(CONVOKE_CCACHE ccache)
+if(CONVOKE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CONVOKE_CCACHE})
+endif()

@@ -1,0 +1,194 @@
+// The interface between the model and the hardware.
+//
+// Contract of every kernel (all methods that take a Stream):
+//  - It takes views and a stream; it never allocates and never waits for the device.
+//  - CPU: a program (see run()) is executed by every thread of the backend's team at once, each
+//  with
+//    its own Stream. All threads of the team call the same kernels in the same order with equal
+//    arguments; a kernel splits its work over the team and ends with a team barrier, so its output
+//    is visible to every thread when it returns.
+//  - GPU: a program is executed once by the calling thread and enqueues work on the stream.
+//  - Row independence: the bits of output row r depend on input row r, the weights and, for
+//    attention, the keys and values visible to the row, ordered by position, and on nothing else:
+//    not on the number of rows, the other rows, the thread count, or where in memory things lie.
+//  - What lies outside the stated extents (padding rows, cache slots beyond the length) is never
+//    read in a way that reaches an output, even if it holds NaN.
+//
+// Activations between kernels: the residual stream and matrix-product outputs are float32; inputs
+// of matrix products are in activation_dtype() (bfloat16 with bfloat16 weights, else float32).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/function_ref.h"
+#include "kernels/pick.h"
+#include "kernels/tensor.h"
+
+namespace convoke {
+
+/// An ordered queue of work on a backend. On the CPU: one thread's membership in the team.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+};
+
+/// Memory of a backend, freed with the object. Contents are undefined at first.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual void* data() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+/// A weight matrix in the backend's own layout, made once at load.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  virtual int64_t outputs() const = 0;
+  virtual int64_t inputs() const = 0;
+  virtual DType activation_dtype() const = 0;  ///< dtype that matmul's input must have
+  virtual size_t bytes() const = 0;            ///< bytes one pass over the matrix reads
+};
+
+/// y[r][n] = sum_k x[r][k] * W[n][k], W given as views of checkpoint memory.
+struct MatrixSource {
+  /// Stacked along the outputs: each [outputs_i, inputs], in any float dtype, rows maybe strided.
+  std::vector<TensorView> parts;
+  /// Storage dtype of the packed weights: kBFloat16 or kFloat32.
+  DType dtype = DType::kBFloat16;
+  /// Reduction groups: the inputs are cut into this many equal contiguous ranges (inputs must be
+  /// divisible), each is summed on its own, and the partial sums are added as a balanced binary
+  /// tree: ((g0+g1)+(g2+g3))+... A power of two. A rank that holds groups [a, b) of a larger
+  /// matrix computes exactly the subtree over [a, b).
+  int groups = 1;
+};
+
+struct MatmulArgs {
+  TensorView x;  ///< [rows, inputs], weights->activation_dtype()
+  const PackedMatrix* weights = nullptr;
+  const float* bias = nullptr;  ///< [outputs] added after the sum, or null
+  TensorView y;                 ///< out [rows, outputs], float32
+};
+
+/// x[r] = table[token[r] - first_token] + 0.0f for tokens in this rank's slice, else zeros (ranks
+/// then add up). Negative tokens (look-ahead rows) name row -1 - token of `lookahead`, which only
+/// the rank with first_token == 0 writes. Adding 0.0f turns -0 into +0, as the sum over ranks does.
+struct EmbedArgs {
+  std::span<const int32_t> tokens;  ///< [rows]
+  TensorView table;                 ///< [slice, hidden], any float dtype
+  int32_t first_token = 0;
+  TensorView lookahead;  ///< [count, hidden] or empty
+  TensorView x;          ///< out [rows, hidden] float32
+};
+
+/// y = x / sqrt(mean(x^2) + eps) * weight
+struct RmsNormArgs {
+  TensorView x;                   ///< [rows, hidden] float32
+  const float* weight = nullptr;  ///< [hidden]
+  float epsilon = 0;
+  TensorView y;  ///< out [rows, hidden], float32 or bfloat16
+  /// When not empty: y row i is made from x row gather[i] (the rows that need logits).
+  std::span<const int32_t> gather;
+};
+
+/// Geometry of a paged key/value cache of one layer on one rank. A block holds kBlockSize
+/// consecutive slots of one sequence; the layout inside a block is the backend's own.
+inline constexpr int kKvBlockSize = 16;
+struct KvShape {
+  int kv_heads = 0;  ///< on this rank
+  int head_dim = 0;
+  DType dtype = DType::kBFloat16;  ///< kBFloat16 or kFloat32
+};
+struct KvLayer {
+  void* data = nullptr;  ///< blocks * Backend::kv_block_bytes(shape)
+  KvShape shape;
+};
+
+/// Which rows belong to which sequence and what each can see. All arrays have a fixed capacity
+/// owned by the caller. A *slot* s of a sequence lives in block table[s / 16], place s % 16.
+struct AttentionBatch {
+  int rows = 0;
+  std::span<const int32_t> sequence;  ///< [rows] index into block_tables; rows of one are adjacent
+  std::span<const int32_t> position;  ///< [rows] absolute position (for RoPE and the window)
+  std::span<const int32_t> slot;      ///< [rows] where this row's key and value are stored
+  /// The row sees slots [0, context[r]) at positions equal to their slot number, and after them, at
+  /// the following positions in order, slots path_slots[path_begin[r] .. path_begin[r+1]): its
+  /// ancestors in the draft tree and itself. A row of a plain chain has an empty path, and its
+  /// context includes itself.
+  std::span<const int32_t> context;     ///< [rows]
+  std::span<const int32_t> path_begin;  ///< [rows + 1]
+  std::span<const int32_t> path_slots;
+  std::span<const int32_t* const> block_tables;  ///< [sequences]
+};
+
+struct RopeAppendArgs {
+  /// [rows, (heads + 2 * kv_heads) * head_dim] float32: queries, keys, values of each row.
+  /// Queries are normalised and rotated in place; keys and values go to the cache.
+  TensorView qkv;
+  int heads = 0;
+  const AttentionBatch* batch = nullptr;
+  KvLayer kv;
+  /// [max_position, head_dim / 2] cosines and sines; element j rotates (j, j + head_dim / 2).
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  const float* q_norm = nullptr;  ///< [head_dim] RMSNorm weight per head before rotation, or null
+  const float* k_norm = nullptr;
+  float norm_epsilon = 0;
+};
+
+struct AttentionArgs {
+  TensorView qkv;  ///< as RopeAppendArgs leaves it; the query part is read
+  int heads = 0;   ///< query heads on this rank; head h uses key/value head h * kv_heads / heads
+  const AttentionBatch* batch = nullptr;
+  KvLayer kv;
+  float scale = 0;
+  int window = 0;  ///< sliding window: only positions > own - window are seen; 0 = all
+  TensorView y;    ///< out [rows, heads * head_dim], float32 or bfloat16
+};
+
+/// y[r][i] = silu(x[r][i]) * x[r][n + i], n = y.cols
+struct SiluMulArgs {
+  TensorView x;  ///< [rows, 2 n] float32
+  TensorView y;  ///< out [rows, n], float32 or bfloat16
+};
+
+/// Copies key and value of one sequence from slot to slot (commit of an accepted tree node).
+struct KvMove {
+  const int32_t* block_table = nullptr;
+  int32_t from = 0;
+  int32_t to = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string describe() const = 0;  ///< "cpu (amx-bf16, 2 threads)"
+  virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;
+  virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) = 0;
+  virtual size_t kv_block_bytes(const KvShape& shape) const = 0;  ///< keys and values, one layer
+
+  /// Executes `program` (see the contract above) and returns when its results can be read.
+  /// One program at a time; called from one thread.
+  virtual void run(FunctionRef<void(Stream&)> program) = 0;
+
+  virtual void embed(Stream&, const EmbedArgs&) = 0;
+  virtual void rms_norm(Stream&, const RmsNormArgs&) = 0;
+  virtual void matmul(Stream&, const MatmulArgs&) = 0;
+  virtual void rope_append(Stream&, const RopeAppendArgs&) = 0;
+  virtual void attention(Stream&, const AttentionArgs&) = 0;
+  virtual void silu_mul(Stream&, const SiluMulArgs&) = 0;
+  /// Moves are applied in order within each layer (a later source may be an earlier target).
+  virtual void move_kv(Stream&, std::span<const KvLayer> layers, std::span<const KvMove> moves) = 0;
+
+  /// Token choice over one rank's slice of the vocabulary; see kernels/pick.h.
+  virtual void pick_slice(Stream&, const PickSliceArgs&) = 0;
+  /// Token choice over whole rows of logits, with filters and log-probabilities.
+  virtual void pick_full(Stream&, const PickFullArgs&) = 0;
+};
+
+}  // namespace convoke

@@ -1,0 +1,80 @@
+// A running job, as the commands see it: requests in, tokens out. Behind it stand the
+// coordinator(s), shards, drafter and supervisor, as threads of this process or as ranks of a job.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/mailbox.h"
+#include "actors/messages.h"
+#include "kernels/backend.h"
+#include "runtime/drafter.h"
+#include "runtime/model_config.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace convoke {
+
+struct EngineOptions {
+  std::filesystem::path model;
+  std::string load_format = "auto";  ///< auto | dummy
+  std::string dtype = "auto";        ///< auto | float32 | bfloat16
+  std::string device = "auto";       ///< auto | cpu | cuda
+  std::string cpu_isa = "auto";
+  int threads = 0;  ///< per process; 0 = all cores
+  int tp = 0;       ///< 0 = 1 alone; under a launcher derived from its size
+  int replicas = 1;
+  int max_model_len = 0;         ///< 0 = the model's
+  int max_num_seqs = 16;         ///< sequences per step and replica
+  int max_batched_tokens = 512;  ///< rows per step; also the longest prompt chunk
+  int prompt_chunk = 0;          ///< longest prompt chunk; 0 = max_batched_tokens
+  int64_t kv_cache_tokens = 0;   ///< 0 = from memory and max_num_seqs
+  uint64_t seed = 0;
+  DrafterSpec drafter;
+  std::string drafter_placement = "auto";  ///< auto | thread | process | rank
+  double draft_deadline_ms = 0;            ///< 0 = chosen by the coordinator
+  bool chatter = true;                     ///< log lines about start-up
+};
+
+/// What was put together, for people: `convoke generate -v`, bench headers.
+struct EngineInfo {
+  std::string backend;  ///< Backend::describe()
+  std::string communicator;
+  int tp = 1, replicas = 1;
+  bool distributed = false;           ///< several processes
+  int64_t weight_bytes_per_pass = 0;  ///< of all ranks: read by one decoding pass
+  int64_t kv_cache_tokens = 0;
+  int max_model_len = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual const EngineInfo& info() const = 0;
+
+  /// Queues a request; outputs carry `request`. Throws Error(kUsage) if it can never run (empty or
+  /// too long prompt, token ids out of range). Requests of one engine may be in flight together.
+  virtual void submit(const SubmitRequest& request) = 0;
+  virtual void cancel(uint64_t request) = 0;
+  /// The next output of any request; nullopt at the deadline. Throws Error(kPeer) when the job has
+  /// failed: then every unfinished request is lost.
+  virtual std::optional<RequestOutput> receive(Clock::time_point deadline) = 0;
+
+  /// Replaces the drafter (between requests; bench). Returns when the new one is ready.
+  virtual void use_drafter(const DrafterSpec& spec) = 0;
+
+  /// Orderly end; also done by the destructor.
+  virtual void shutdown() = 0;
+};
+
+/// Starts alone, or on the first rank of a job. Throws Error before any memory is taken if model,
+/// flags and ranks do not fit together.
+std::unique_ptr<Engine> start_engine(const EngineOptions& options);
+
+}  // namespace convoke

@@ -1,0 +1,69 @@
+// What a Hugging Face model directory says about its architecture, checked and normalised.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor.h"
+#include "parallel/shard_plan.h"
+
+namespace convoke {
+
+enum class Architecture { kLlama, kMistral, kQwen2, kQwen3 };
+
+/// rope_scaling of type "llama3" (Llama 3.1 and later): low frequencies are divided by `factor`,
+/// high ones kept, those between interpolated. "linear" divides all by `factor`.
+struct RopeScaling {
+  enum class Kind { kLinear, kLlama3 } kind = Kind::kLlama3;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  int original_max_position = 8192;
+};
+
+struct ModelConfig {
+  Architecture architecture = Architecture::kLlama;
+  std::string architecture_name;  ///< as in config.json: "LlamaForCausalLM"
+  int hidden = 0;
+  int64_t intermediate = 0;
+  int layers = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int vocabulary = 0;
+  int max_positions = 0;  ///< max_position_embeddings
+  float rms_epsilon = 1e-5f;
+  double rope_theta = 10000.0;
+  std::optional<RopeScaling> rope_scaling;
+  bool tied_embeddings = false;
+  bool qkv_bias = false;     ///< q/k/v projections have biases (Qwen2; Llama attention_bias)
+  bool output_bias = false;  ///< o_proj has one too (Llama with attention_bias)
+  bool mlp_bias = false;
+  bool qk_norm = false;                       ///< per-head RMSNorm of queries and keys (Qwen3)
+  std::vector<int> window;                    ///< [layers] sliding window, 0 = full attention
+  DType checkpoint_dtype = DType::kBFloat16;  ///< torch_dtype
+  int bos_token = -1;
+  std::vector<int> eos_tokens;  ///< config.json, overridden by generation_config.json
+
+  ModelExtents extents() const { return {heads, kv_heads, head_dim, intermediate, vocabulary}; }
+  int64_t parameter_count() const;
+
+  /// Reads DIR/config.json (and generation_config.json if there). Throws Error(kModel) that names
+  /// file and key for anything unknown, missing, out of range or not supported.
+  static ModelConfig load(const std::filesystem::path& directory);
+};
+
+/// Sampling defaults of generation_config.json.
+struct GenerationDefaults {
+  std::optional<float> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int> top_k;
+  static GenerationDefaults load(const std::filesystem::path& directory);
+};
+
+/// Inverse frequencies of RoPE after scaling: [head_dim / 2].
+std::vector<double> rope_inverse_frequencies(const ModelConfig& config);
+
+}  // namespace convoke
