@@ -2,7 +2,7 @@
 add_library(convoke_flags INTERFACE)
 target_include_directories(convoke_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(convoke_flags INTERFACE
-  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+  -Wall -Wextra -Wno-missing-field-initializers -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
   # Exactness: a product and a sum are fused only where the source says fma.
   -ffp-contract=off)
 if(CONVOKE_WERROR)

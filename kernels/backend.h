@@ -182,6 +182,9 @@ class Backend {
   virtual void rope_append(Stream&, const RopeAppendArgs&) = 0;
   virtual void attention(Stream&, const AttentionArgs&) = 0;
   virtual void silu_mul(Stream&, const SiluMulArgs&) = 0;
+  /// x[r][c] += bias[c]; x float32.
+  virtual void add_bias(Stream&, const TensorView& x, const float* bias) = 0;
+  virtual void fill_zero(Stream&, const TensorView& x) = 0;
   /// Moves are applied in order within each layer (a later source may be an earlier target).
   virtual void move_kv(Stream&, std::span<const KvLayer> layers, std::span<const KvMove> moves) = 0;
 

@@ -15,8 +15,6 @@ int reduction_groups(const ModelExtents& extents) {
   return groups;
 }
 
-namespace {
-
 // Vocabulary rows are dealt in panels of 16 (the column tile of the CPU kernels), so that a shard's
 // tile never straddles ranks; the last rank takes what is left.
 Range vocabulary_range(int64_t vocabulary, int tp, int rank) {
@@ -25,6 +23,8 @@ Range vocabulary_range(int64_t vocabulary, int tp, int rank) {
   const int64_t end = panels * (rank + 1) / tp * 16;
   return {std::min(begin, vocabulary), std::min(end, vocabulary)};
 }
+
+namespace {
 
 std::string possible_sizes(int groups, const ModelExtents& e) {
   std::string list;

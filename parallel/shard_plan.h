@@ -40,6 +40,9 @@ struct ShardPlan {
 /// Throws Error(kUsage) that says which extent tp does not divide and which tp values would do.
 ShardPlan make_shard_plan(const ModelExtents& extents, int tp, int rank);
 
+/// The vocabulary slice of a rank: panels of 16 ids, dealt evenly; may be empty.
+Range vocabulary_range(int64_t vocabulary, int tp, int rank);
+
 /// The reduction groups of a model, whatever its tp.
 int reduction_groups(const ModelExtents& extents);
 

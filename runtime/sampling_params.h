@@ -7,6 +7,9 @@
 
 namespace convoke {
 
+/// The most log-probabilities a request may ask for per token.
+inline constexpr int kMaxLogprobs = 20;
+
 /// How a request wants its tokens picked (kernels/pick.h has the order of the processors). Stop
 /// strings are text and live with the front end; everything here is about token ids.
 struct SamplingParams {

@@ -1,0 +1,420 @@
+#include "actors/coordinator.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "kernels/check.h"
+
+namespace convoke {
+namespace {
+
+/// After this many steps in a row without an answer, the drafter is no longer waited for until it
+/// says something.
+constexpr int kSilentSteps = 3;
+/// A front end whose queue stays full for this long is taken for gone.
+constexpr std::chrono::seconds kPeerPatience{10};
+
+double seconds(Clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
+
+Clock::duration to_duration(double s) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
+}
+
+FinishReason finish_reason(SequenceEnd end) {
+  return end == SequenceEnd::kStop ? FinishReason::kStop : FinishReason::kLength;
+}
+
+void count_at(std::vector<int64_t>& counts, int32_t levels) {
+  if (int32_t(counts.size()) < levels) counts.resize(size_t(levels));
+  for (int32_t d = 0; d < levels; ++d) ++counts[size_t(d)];
+}
+
+}  // namespace
+
+struct Coordinator::Request {
+  PeerId peer;
+  uint64_t client_id = 0;
+  RequestStats stats;
+  bool digests = false;
+  Clock::time_point submitted;
+  std::optional<Clock::time_point> first_token;
+};
+
+Coordinator::Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOptions options)
+    : mailbox_(mailbox),
+      runner_(runner),
+      options_(std::move(options)),
+      scheduler_(options_.scheduler),
+      last_plan_(Clock::now()) {}
+
+Coordinator::~Coordinator() = default;
+
+void Coordinator::run() {
+  try {
+    while (turn(Clock::now() + std::chrono::milliseconds(50))) {
+    }
+  } catch (const Error& error) {
+    fail_all(error.what());
+    throw;
+  }
+  fail_all("the job was shut down");
+  if (drafter_) mailbox_.send(drafter_->peer, Shutdown{"the job ends"});
+}
+
+bool Coordinator::turn(Clock::time_point idle_until) {
+  const Clock::time_point start = Clock::now();
+  // With work at hand only what is already there is taken; else wait for something to arrive.
+  handle_arrivals(scheduler_.idle() && outbox_.empty() ? idle_until : start);
+  flush_outbox();
+  if (stop_.load() || shutdown_) return false;
+  if (!scheduler_.idle()) {
+    if (!turn_start_) turn_start_ = start;
+    step();
+    return true;
+  }
+  turn_start_.reset();
+  if (run_task()) return true;
+  if (Clock::now() - last_plan_ > options_.keepalive) {
+    runner_.run(scheduler_.plan({}), result_);
+    scheduler_.commit(result_);
+    last_plan_ = Clock::now();
+  }
+  return true;
+}
+
+void Coordinator::post(std::function<void(StepRunner&)> task) {
+  const std::lock_guard lock(tasks_mutex_);
+  tasks_.push_back(std::move(task));
+}
+
+bool Coordinator::run_task() {
+  std::function<void(StepRunner&)> task;
+  {
+    const std::lock_guard lock(tasks_mutex_);
+    if (tasks_.empty()) return false;
+    task = std::move(tasks_.front());
+    tasks_.pop_front();
+  }
+  task(runner_);
+  return true;
+}
+
+// --- arrivals -----------------------------------------------------------------------------------
+
+void Coordinator::handle_arrivals(Clock::time_point until) {
+  std::optional<Letter> letter = mailbox_.receive(until);
+  while (letter) {
+    handle(*letter);
+    letter = mailbox_.receive(Clock::now());
+  }
+}
+
+void Coordinator::handle(Letter& letter) {
+  std::visit([&](auto& message) { on(letter.from, message); }, letter.message);
+}
+
+template <typename T>
+void Coordinator::on(const PeerId&, T&) {
+  spdlog::warn("{}: dropped a message that is not for a coordinator", options_.role);
+}
+
+void Coordinator::on(const PeerId& from, SubmitRequest& message) {
+  const SequenceId id = next_id_++;
+  Request request;
+  request.peer = from;
+  request.client_id = message.request;
+  request.digests = message.sampling.digests;
+  request.submitted = Clock::now();
+  request.stats.prompt_tokens = int64_t(message.prompt.size());
+  DraftSequence opened{id, message.prompt, int32_t(message.prompt.size()), message.sampling};
+  try {
+    if (by_client_.contains({from, message.request})) {
+      throw_error(ErrorKind::kUsage, "request {} is already running", message.request);
+    }
+    scheduler_.add(id, std::move(message.prompt), message.sampling);
+  } catch (const Error& error) {
+    RequestOutput output{.request = message.request, .finish = FinishReason::kError};
+    output.error = error.what();
+    output.stats = request.stats;
+    send_output(from, std::move(output));
+    return;
+  }
+  by_client_[{from, message.request}] = id;
+  requests_.emplace(id, std::move(request));
+  if (drafter_ && drafter_->in_sync) {
+    drafter_->in_sync = mailbox_.send(drafter_->peer, SequenceOpened{std::move(opened)});
+  }
+}
+
+void Coordinator::on(const PeerId& from, CancelRequest& message) {
+  const auto found = by_client_.find({from, message.request});
+  if (found == by_client_.end()) return;  // it has ended already: its last output is on the way
+  const SequenceId id = found->second;
+  scheduler_.cancel(id);
+  finish(requests_.at(id), {.request = message.request, .finish = FinishReason::kCancelled});
+  requests_.erase(id);
+  by_client_.erase({from, message.request});
+  drafts_.erase(id);
+  if (drafter_ && drafter_->in_sync) mailbox_.send(drafter_->peer, SequenceClosed{id});
+}
+
+void Coordinator::on(const PeerId& from, DraftTrees& message) {
+  if (!drafter_ || drafter_->peer != from) return;
+  if (message.step == drafter_->asked_step) drafter_->asked_step = 0;
+  if (drafter_->silent >= kSilentSteps) drafter_->in_sync = false;  // it missed verdicts meanwhile
+  drafter_->silent = 0;
+  for (SequenceTree& tree : message.trees) {
+    const auto request = requests_.find(tree.id);
+    if (request == requests_.end()) continue;
+    drafts_[tree.id] = {tree.base_length, std::move(tree.tree)};
+  }
+}
+
+void Coordinator::on(const PeerId& from, DrafterReady& message) {
+  spdlog::debug("{}: drafter '{}' is ready (start {})", options_.role, message.method,
+                message.incarnation);
+  drafter_ = DrafterState{.peer = from};
+  drafts_.clear();
+  introduce_sequences();
+  drafter_connected_.store(true);
+  drafters_seen_.fetch_add(1);
+}
+
+void Coordinator::on(const PeerId&, Heartbeat&) {}
+
+void Coordinator::on(const PeerId& from, Fault& message) {
+  if (drafter_ && drafter_->peer == from) {
+    if (!message.orderly) spdlog::warn("the drafter failed: {}", message.reason);
+    lose_drafter();
+  }
+}
+
+void Coordinator::on(const PeerId&, Shutdown&) {
+  shutdown_ = true;
+}
+
+// --- a step -------------------------------------------------------------------------------------
+
+void Coordinator::step() {
+  collect_trees();
+  const StepPlan& plan = scheduler_.plan([this](SequenceId id, int32_t length) -> DraftTree* {
+    const auto draft = drafts_.find(id);
+    if (draft == drafts_.end() || draft->second.base_length != length) return nullptr;
+    return &draft->second.tree;
+  });
+  const Clock::time_point now = Clock::now();
+  for (const OpenSequence& open : plan.opened) {
+    RequestStats& stats = requests_.at(open.id).stats;
+    if (stats.queue_seconds == 0) {  // not when it comes back from a preemption
+      stats.queue_seconds = seconds(now - requests_.at(open.id).submitted);
+    }
+  }
+  runner_.run(plan, result_);
+  last_plan_ = Clock::now();
+  ++step_;
+  pass_seconds_ = pass_seconds_ == 0 ? result_.compute_seconds
+                                     : 0.9 * pass_seconds_ + 0.1 * result_.compute_seconds;
+  const std::span<const Progress> done = scheduler_.commit(result_);
+
+  // The drafter first: it can work while the rest is done here.
+  std::vector<DraftVerdict> verdicts;
+  for (const Progress& p : done) {
+    drafts_.erase(p.id);
+    if (!drafter_ || p.end != SequenceEnd::kNone) continue;
+    DraftVerdict& verdict = verdicts.emplace_back();
+    verdict.id = p.id;
+    verdict.base_length = p.base_length;
+    for (const CommittedToken& t : p.tokens) verdict.tokens.push_back(t.token);
+    verdict.probe_picks = p.probe_picks;
+  }
+  ask_for_trees(std::move(verdicts));
+
+  StepTimes times;
+  times.draft = last_draft_wait_;
+  times.communication = result_.communication_seconds;
+  times.target = result_.compute_seconds - result_.communication_seconds;
+  const Clock::time_point end = Clock::now();
+  times.total = seconds(end - *turn_start_);
+  turn_start_ = end;
+  for (const Progress& p : done) report_one(p, times, draft_was_late_);
+}
+
+bool Coordinator::drafter_answers() const {
+  return drafter_ && drafter_->silent < kSilentSteps;
+}
+
+Clock::duration Coordinator::draft_deadline() const {
+  if (options_.draft_deadline.count() > 0) return to_duration(options_.draft_deadline.count());
+  return to_duration(std::max(0.020, 4 * pass_seconds_));
+}
+
+void Coordinator::collect_trees() {
+  const Clock::time_point start = Clock::now();
+  draft_was_late_ = false;
+  if (drafter_answers() && drafter_->asked_step != 0) {
+    const Clock::time_point deadline = start + draft_deadline();
+    while (drafter_ && drafter_->asked_step != 0 && !stop_.load()) {
+      std::optional<Letter> letter = mailbox_.receive(deadline);
+      if (letter) {
+        handle(*letter);
+      } else if (Clock::now() >= deadline) {
+        break;
+      }
+    }
+    if (drafter_ && drafter_->asked_step != 0) {
+      draft_was_late_ = true;
+      drafter_->asked_step = 0;
+      if (++drafter_->silent == kSilentSteps) {
+        spdlog::warn("{}: the drafter has not answered {} steps; decoding goes on without it",
+                     options_.role, kSilentSteps);
+      }
+    }
+  }
+  last_draft_wait_ = seconds(Clock::now() - start);
+}
+
+void Coordinator::introduce_sequences() {
+  if (!drafter_) return;
+  drafter_->in_sync = true;
+  for (const auto& [id, request] : requests_) {
+    const std::span<const int32_t> tokens = scheduler_.tokens(id);
+    SequenceOpened opened{{id,
+                           {tokens.begin(), tokens.end()},
+                           scheduler_.prompt_tokens(id),
+                           scheduler_.sampling(id)}};
+    if (!mailbox_.send(drafter_->peer, opened)) drafter_->in_sync = false;
+  }
+  ask_for_trees({});
+}
+
+void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
+  if (!drafter_answers()) return;
+  if (!drafter_->in_sync) {
+    introduce_sequences();  // tells it everything, these verdicts included, and asks
+    return;
+  }
+  VerdictBatch batch;
+  batch.step = step_ + 1;
+  batch.verdicts = std::move(verdicts);
+  const std::span<const SequenceId> wanted = scheduler_.decoding();
+  batch.wanted.assign(wanted.begin(), wanted.end());
+  batch.limits = options_.draft_limits;
+  if (batch.verdicts.empty() && batch.wanted.empty()) return;
+  if (!mailbox_.send(drafter_->peer, batch)) {
+    drafter_->in_sync = false;
+    ++drafter_->silent;
+    return;
+  }
+  if (!batch.wanted.empty()) drafter_->asked_step = batch.step;
+}
+
+void Coordinator::lose_drafter() {
+  drafter_.reset();
+  drafts_.clear();
+  drafter_connected_.store(false);
+}
+
+// --- reports ------------------------------------------------------------------------------------
+
+void Coordinator::report_one(const Progress& progress, const StepTimes& times, bool late) {
+  Request& request = requests_.at(progress.id);
+  RequestStats& stats = request.stats;
+  const Clock::time_point now = Clock::now();
+  if (!request.first_token) {
+    request.first_token = now;
+    stats.first_token_seconds = seconds(now - request.submitted);
+  } else {
+    ++stats.decode_steps;
+    stats.draft_seconds += times.draft;
+    stats.target_seconds += times.target;
+    stats.communication_seconds += times.communication;
+    stats.other_seconds +=
+        std::max(0.0, times.total - times.draft - times.target - times.communication);
+    if (late) ++stats.late_drafts;
+  }
+  stats.preemptions = progress.preemptions;
+  stats.output_tokens += int64_t(progress.tokens.size());
+  if (progress.draft_nodes > 0) {
+    ++stats.drafts;
+    stats.draft_tokens += progress.draft_nodes;
+    stats.accepted_tokens += progress.accepted;
+    count_at(stats.drafted_by_depth, progress.draft_depth);
+    count_at(stats.accepted_by_depth, progress.accepted);
+  }
+  RequestOutput output{.request = request.client_id};
+  for (const CommittedToken& token : progress.tokens) {
+    OutputToken& out = output.tokens.emplace_back();
+    out.token = token.token;
+    out.drafted = token.drafted;
+    if (request.digests) out.digest = token.digest;
+    if (token.logprobs != nullptr) out.logprobs = *token.logprobs;
+  }
+  if (progress.end == SequenceEnd::kNone) {
+    send_output(request.peer, std::move(output));
+    return;
+  }
+  output.finish = finish_reason(progress.end);
+  output.stop_token = progress.stop_token;
+  finish(request, std::move(output));
+  if (drafter_ && drafter_->in_sync) mailbox_.send(drafter_->peer, SequenceClosed{progress.id});
+  by_client_.erase({request.peer, request.client_id});
+  requests_.erase(progress.id);
+}
+
+void Coordinator::finish(Request& request, RequestOutput output) {
+  request.stats.total_seconds = seconds(Clock::now() - request.submitted);
+  output.stats = request.stats;
+  send_output(request.peer, std::move(output));
+}
+
+void Coordinator::fail_all(const std::string& reason) {
+  for (auto& [id, request] : requests_) {
+    RequestOutput output{.request = request.client_id, .finish = FinishReason::kError};
+    output.error = reason;
+    finish(request, std::move(output));
+  }
+  requests_.clear();
+  by_client_.clear();
+  flush_outbox();
+}
+
+void Coordinator::send_output(const PeerId& to, RequestOutput output) {
+  // Order within a peer must hold: behind a waiting parcel everything waits.
+  const bool behind = std::ranges::any_of(outbox_, [&](const Parcel& p) { return p.to == to; });
+  if (behind || !mailbox_.send(to, output)) {
+    outbox_.push_back({to, std::move(output), Clock::now()});
+  }
+}
+
+void Coordinator::flush_outbox() {
+  while (!outbox_.empty()) {
+    Parcel& parcel = outbox_.front();
+    if (mailbox_.send(parcel.to, parcel.output)) {
+      outbox_.pop_front();
+      continue;
+    }
+    if (Clock::now() - parcel.since < kPeerPatience) return;
+    spdlog::warn("{}: a front end has not taken its output for {} s; its requests are cancelled",
+                 options_.role, kPeerPatience.count());
+    const PeerId gone = parcel.to;
+    std::erase_if(outbox_, [&](const Parcel& p) { return p.to == gone; });
+    for (auto it = by_client_.begin(); it != by_client_.end();) {
+      if (it->first.first != gone) {
+        ++it;
+        continue;
+      }
+      scheduler_.cancel(it->second);
+      drafts_.erase(it->second);
+      if (drafter_ && drafter_->in_sync) {
+        mailbox_.send(drafter_->peer, SequenceClosed{it->second});
+      }
+      requests_.erase(it->second);
+      it = by_client_.erase(it);
+    }
+  }
+}
+
+}  // namespace convoke

@@ -1,0 +1,138 @@
+// The coordinator of one replica: the only source of order. It takes requests, keeps the scheduler
+// going, collects draft trees, has every shard execute the step plans, verifies, and sends out
+// verdicts and tokens.
+//
+// Threads: everything but post() and request_stop() happens on the thread that calls run().
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "actors/mailbox.h"
+#include "actors/messages.h"
+#include "runtime/scheduler.h"
+#include "runtime/step_plan.h"
+
+namespace convoke {
+
+/// Has all shards of the replica execute a plan, this one included.
+class StepRunner {
+ public:
+  virtual ~StepRunner() = default;
+  virtual void run(const StepPlan& plan, StepResult& result) = 0;
+};
+
+struct CoordinatorOptions {
+  SchedulerOptions scheduler;
+  DraftLimits draft_limits;
+  /// How long a step waits for trees; 0 = four passes of the target, at least 20 ms. Trees that
+  /// miss it count as empty.
+  std::chrono::duration<double> draft_deadline{0};
+  /// Idle shards hear from the coordinator this often.
+  std::chrono::milliseconds keepalive{1000};
+  std::string role = "coordinator of replica 0";
+};
+
+class Coordinator {
+ public:
+  Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOptions options);
+  ~Coordinator();
+
+  /// Until a front end sends Shutdown, request_stop() is called, or a shard fails: then every live
+  /// request ends with an error and the Error is thrown on.
+  void run();
+
+  /// One turn: handles what has arrived and executes at most one step; waits at most until
+  /// `idle_until` when there is nothing to do. False once asked to stop.
+  bool turn(Clock::time_point idle_until);
+
+  /// Any thread: leave run() after the current step.
+  void request_stop() { stop_.store(true); }
+  /// Any thread: `task` runs on the coordinator's thread when no request is live (measurements).
+  void post(std::function<void(StepRunner&)> task);
+  /// Any thread: how many drafters have reported ready so far, and whether one is connected.
+  uint32_t drafters_seen() const { return drafters_seen_.load(); }
+  bool drafter_connected() const { return drafter_connected_.load(); }
+
+ private:
+  struct Request;
+  /// What is known of the drafter. `silent` counts steps in a row whose trees did not come.
+  struct DrafterState {
+    PeerId peer;
+    uint64_t asked_step = 0;  ///< VerdictBatch that has not been answered; 0 = none
+    int silent = 0;
+    bool in_sync = false;  ///< it has been told of every live sequence
+  };
+  struct StepTimes {
+    double draft = 0, target = 0, communication = 0, total = 0;
+  };
+
+  void handle_arrivals(Clock::time_point until);
+  void handle(Letter& letter);
+  void on(const PeerId& from, SubmitRequest& message);
+  void on(const PeerId& from, CancelRequest& message);
+  void on(const PeerId& from, DraftTrees& message);
+  void on(const PeerId& from, DrafterReady& message);
+  void on(const PeerId& from, Heartbeat& message);
+  void on(const PeerId& from, Fault& message);
+  void on(const PeerId& from, Shutdown& message);
+  template <typename T>
+  void on(const PeerId& from, T& message);  // messages a coordinator never receives
+
+  void step();
+  void collect_trees();
+  Clock::duration draft_deadline() const;
+  void introduce_sequences();
+  void ask_for_trees(std::vector<DraftVerdict> verdicts);
+  void lose_drafter();
+  bool drafter_answers() const;
+
+  void report_one(const Progress& progress, const StepTimes& times, bool had_late_draft);
+  void finish(Request& request, RequestOutput output);
+  void fail_all(const std::string& reason);
+  void send_output(const PeerId& to, RequestOutput output);
+  void flush_outbox();
+  bool run_task();
+
+  Mailbox& mailbox_;
+  StepRunner& runner_;
+  CoordinatorOptions options_;
+  Scheduler scheduler_;
+  StepResult result_;
+  std::optional<DrafterState> drafter_;
+  struct Draft {
+    int32_t base_length = 0;
+    DraftTree tree;
+  };
+  std::unordered_map<SequenceId, Draft> drafts_;
+  std::unordered_map<SequenceId, Request> requests_;
+  std::map<std::pair<PeerId, uint64_t>, SequenceId> by_client_;
+  struct Parcel {
+    PeerId to;
+    RequestOutput output;
+    Clock::time_point since;
+  };
+  std::deque<Parcel> outbox_;  ///< outputs whose peer's queue was full
+  SequenceId next_id_ = 1;
+  uint64_t step_ = 0;
+  double pass_seconds_ = 0;  ///< running mean of the target's passes
+  double last_draft_wait_ = 0;
+  bool draft_was_late_ = false;
+  Clock::time_point last_plan_;
+  std::optional<Clock::time_point> turn_start_;  ///< while steps follow each other
+  bool shutdown_ = false;
+  std::atomic<bool> stop_{false};
+  std::atomic<uint32_t> drafters_seen_{0};
+  std::atomic<bool> drafter_connected_{false};
+  std::mutex tasks_mutex_;
+  std::deque<std::function<void(StepRunner&)>> tasks_;
+};
+
+}  // namespace convoke

@@ -1,0 +1,181 @@
+#include "runtime/transformer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace convoke {
+namespace {
+
+constexpr size_t kAlignment = 256;
+
+// Lays views out one after another, first to measure, then over real memory.
+class Layout {
+ public:
+  explicit Layout(std::byte* base) : base_(base) {}
+  TensorView matrix(DType dtype, int64_t rows, int64_t cols) {
+    // Rows start on cache lines, so that threads writing neighbouring rows do not share one.
+    const int64_t per_line = int64_t(64 / dtype_size(dtype));
+    const int64_t stride = (cols + per_line - 1) / per_line * per_line;
+    TensorView view{base_ == nullptr ? nullptr : base_ + used_, dtype, rows, cols, stride};
+    used_ += (size_t(rows * stride) * dtype_size(dtype) + kAlignment - 1) / kAlignment * kAlignment;
+    return view;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  size_t used_ = 0;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+int64_t reduce_capacity(const ModelConfig& config, int max_rows) {
+  return int64_t(config.hidden) * max_rows;
+}
+
+Transformer::Transformer(Backend& backend, Communicator& communicator, const ModelConfig& config,
+                         const ShardPlan& plan, const ModelWeights& weights, int max_rows)
+    : backend_(backend),
+      communicator_(communicator),
+      config_(config),
+      plan_(plan),
+      weights_(weights),
+      max_rows_(max_rows) {
+  const DType activation = weights.lm_head->activation_dtype();
+  const int64_t q_width = plan.local_heads() * config.head_dim;
+  const int64_t kv_width = plan.local_kv_heads() * config.head_dim;
+  const int logit_rows = std::min(max_rows, kLogitRows);
+  const auto lay_out = [&](Layout layout) {
+    x_ = layout.matrix(DType::kFloat32, max_rows, config.hidden);
+    normed_ = layout.matrix(activation, max_rows, config.hidden);
+    qkv_ = layout.matrix(DType::kFloat32, max_rows, q_width + 2 * kv_width);
+    attended_ = layout.matrix(activation, max_rows, q_width);
+    gate_up_ = layout.matrix(DType::kFloat32, max_rows, 2 * plan.intermediate.size());
+    activated_ = layout.matrix(activation, max_rows, plan.intermediate.size());
+    final_ = layout.matrix(activation, logit_rows, config.hidden);
+    logits_ = layout.matrix(DType::kFloat32, logit_rows, plan.vocabulary.size());
+    return layout.used();
+  };
+  memory_ = backend.allocate(lay_out(Layout(nullptr)));
+  lay_out(Layout(static_cast<std::byte*>(memory_->data())));
+  // The residual stream is added to as one flat array, so its rows must be dense.
+  x_.row_stride = x_.cols;
+}
+
+void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
+                          const AttentionBatch& batch, const KvCache& cache) {
+  const int rows = int(tokens.size());
+  CONVOKE_CHECK_LE(rows, max_rows_);
+  CONVOKE_CHECK_EQ(rows, batch.rows);
+  const TensorView x = x_.row_range(0, rows);
+
+  if (plan_.tp == 1) {
+    backend_.embed(stream, {.tokens = tokens, .table = weights_.embedding, .x = x});
+  } else {
+    // Each rank embeds the tokens of its vocabulary slice, and zeros for the rest. The sum over
+    // ranks is exact, so it does not matter that it goes by way of an accumulation.
+    backend_.embed(stream, {.tokens = tokens,
+                            .table = weights_.embedding,
+                            .first_token = int32_t(plan_.vocabulary.begin),
+                            .x = partial(rows)});
+    backend_.fill_zero(stream, x);
+    reduce_into_residual(stream, {}, rows);
+  }
+  for (int l = 0; l < config_.layers; ++l) {
+    attention_block(stream, weights_.layers[size_t(l)], cache.layers()[size_t(l)],
+                    config_.window.empty() ? 0 : config_.window[size_t(l)], batch);
+    mlp_block(stream, weights_.layers[size_t(l)], rows);
+  }
+}
+
+void Transformer::attention_block(Stream& stream, const LayerWeights& layer, const KvLayer& kv,
+                                  int window, const AttentionBatch& batch) {
+  const int rows = batch.rows;
+  const int heads = int(plan_.local_heads());
+  const TensorView normed = normed_.row_range(0, rows);
+  const TensorView qkv = qkv_.row_range(0, rows);
+  const TensorView attended = attended_.row_range(0, rows);
+
+  backend_.rms_norm(stream, {.x = x_.row_range(0, rows),
+                             .weight = layer.input_norm.data(),
+                             .epsilon = config_.rms_epsilon,
+                             .y = normed});
+  backend_.matmul(stream, {.x = normed,
+                           .weights = layer.qkv.get(),
+                           .bias = layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data(),
+                           .y = qkv});
+  backend_.rope_append(stream, {.qkv = qkv,
+                                .heads = heads,
+                                .batch = &batch,
+                                .kv = kv,
+                                .cos = weights_.rope_cos.data(),
+                                .sin = weights_.rope_sin.data(),
+                                .q_norm = layer.q_norm.empty() ? nullptr : layer.q_norm.data(),
+                                .k_norm = layer.k_norm.empty() ? nullptr : layer.k_norm.data(),
+                                .norm_epsilon = config_.rms_epsilon});
+  backend_.attention(stream, {.qkv = qkv,
+                              .heads = heads,
+                              .batch = &batch,
+                              .kv = kv,
+                              .scale = 1.0f / std::sqrt(float(config_.head_dim)),
+                              .window = window,
+                              .y = attended});
+  backend_.matmul(stream, {.x = attended, .weights = layer.output.get(), .y = partial(rows)});
+  reduce_into_residual(stream, layer.output_bias, rows);
+}
+
+void Transformer::mlp_block(Stream& stream, const LayerWeights& layer, int rows) {
+  const TensorView normed = normed_.row_range(0, rows);
+  const TensorView gate_up = gate_up_.row_range(0, rows);
+  const TensorView activated = activated_.row_range(0, rows);
+
+  backend_.rms_norm(stream, {.x = x_.row_range(0, rows),
+                             .weight = layer.post_norm.data(),
+                             .epsilon = config_.rms_epsilon,
+                             .y = normed});
+  backend_.matmul(stream, {.x = normed,
+                           .weights = layer.gate_up.get(),
+                           .bias = layer.gate_up_bias.empty() ? nullptr : layer.gate_up_bias.data(),
+                           .y = gate_up});
+  backend_.silu_mul(stream, {.x = gate_up, .y = activated});
+  backend_.matmul(stream, {.x = activated, .weights = layer.down.get(), .y = partial(rows)});
+  reduce_into_residual(stream, layer.down_bias, rows);
+}
+
+TensorView Transformer::logits(Stream& stream, std::span<const int32_t> rows) {
+  const int count = int(rows.size());
+  CONVOKE_CHECK_LE(count, int(logits_.rows));
+  const TensorView normed = final_.row_range(0, count);
+  const TensorView out = logits_.row_range(0, count);
+  backend_.rms_norm(stream, {.x = x_,
+                             .weight = weights_.final_norm.data(),
+                             .epsilon = config_.rms_epsilon,
+                             .y = normed,
+                             .gather = rows});
+  backend_.matmul(stream, {.x = normed, .weights = weights_.lm_head.get(), .y = out});
+  return out;
+}
+
+TensorView Transformer::partial(int rows) {
+  return TensorView::matrix(communicator_.reduce_buffer(), DType::kFloat32, rows, config_.hidden);
+}
+
+void Transformer::reduce_into_residual(Stream& stream, const std::vector<float>& bias, int rows) {
+  const auto start = std::chrono::steady_clock::now();
+  communicator_.all_reduce_add(stream, x_.row<float>(0), int64_t(rows) * config_.hidden);
+  if (cpu::cpu_stream(stream).index() == 0) communication_seconds_ += seconds_since(start);
+  if (!bias.empty()) backend_.add_bias(stream, x_.row_range(0, rows), bias.data());
+}
+
+double Transformer::take_communication_seconds() {
+  return std::exchange(communication_seconds_, 0.0);
+}
+
+}  // namespace convoke

@@ -1,0 +1,71 @@
+// The decoder-only transformer of one rank: token rows in, hidden states and logits out.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "kernels/backend.h"
+#include "parallel/communicator.h"
+#include "parallel/shard_plan.h"
+#include "runtime/kv_cache.h"
+#include "runtime/model_config.h"
+#include "runtime/weights.h"
+
+namespace convoke {
+
+/// Rows of logits computed at once: bounds the logits buffer to this many rows of the vocabulary.
+inline constexpr int kLogitRows = 64;
+
+/// Forward pass over flattened rows of many sequences. All methods are parts of a backend program:
+/// every thread of the team calls them with equal arguments (kernels/backend.h). They allocate
+/// nothing; the workspace is sized for `max_rows` at construction.
+class Transformer {
+ public:
+  Transformer(Backend& backend, Communicator& communicator, const ModelConfig& config,
+              const ShardPlan& plan, const ModelWeights& weights, int max_rows);
+
+  /// Runs all layers over `tokens` (at most max_rows()) and appends their keys and values to the
+  /// cache. The residual stream after the last layer stays in the workspace.
+  void forward(Stream& stream, std::span<const int32_t> tokens, const AttentionBatch& batch,
+               const KvCache& cache);
+
+  /// Logits of this rank's vocabulary slice for the given rows of the last forward(): at most
+  /// kLogitRows of them. Returns [rows.size(), local vocabulary] float32 in the workspace.
+  TensorView logits(Stream& stream, std::span<const int32_t> rows);
+
+  int max_rows() const { return max_rows_; }
+  /// Seconds the team's leader has spent in collectives since the last call.
+  double take_communication_seconds();
+
+ private:
+  void attention_block(Stream& stream, const LayerWeights& layer, const KvLayer& kv, int window,
+                       const AttentionBatch& batch);
+  void mlp_block(Stream& stream, const LayerWeights& layer, int rows);
+  /// x += sum over ranks of the partial results in the reduce buffer, then the bias.
+  void reduce_into_residual(Stream& stream, const std::vector<float>& bias, int rows);
+  TensorView partial(int rows);
+
+  Backend& backend_;
+  Communicator& communicator_;
+  const ModelConfig& config_;
+  const ShardPlan& plan_;
+  const ModelWeights& weights_;
+  int max_rows_;
+  double communication_seconds_ = 0;  ///< written by the leader only
+  std::unique_ptr<Buffer> memory_;
+  // Views of memory_, each with max_rows_ rows (logit ones: kLogitRows).
+  TensorView x_;          ///< residual stream [hidden] float32
+  TensorView normed_;     ///< [hidden] activation dtype
+  TensorView qkv_;        ///< [q + k + v] float32
+  TensorView attended_;   ///< [local heads * head_dim] activation dtype
+  TensorView gate_up_;    ///< [2 * local intermediate] float32
+  TensorView activated_;  ///< [local intermediate] activation dtype
+  TensorView final_;      ///< [hidden] activation dtype
+  TensorView logits_;     ///< [local vocabulary] float32
+};
+
+/// Floats of Communicator::reduce_buffer that a transformer with `max_rows` needs.
+int64_t reduce_capacity(const ModelConfig& config, int max_rows);
+
+}  // namespace convoke

@@ -1,0 +1,54 @@
+// One rank's slice of a model, packed for its backend.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "parallel/shard_plan.h"
+#include "runtime/model_config.h"
+#include "runtime/model_files/tensor_source.h"
+
+namespace convoke {
+
+struct LayerWeights {
+  std::vector<float> input_norm;          ///< [hidden]
+  std::vector<float> post_norm;           ///< [hidden]
+  std::vector<float> q_norm, k_norm;      ///< [head_dim] or empty
+  std::unique_ptr<PackedMatrix> qkv;      ///< outputs: local q heads, k heads, v heads
+  std::vector<float> qkv_bias;            ///< or empty
+  std::unique_ptr<PackedMatrix> output;   ///< o_proj: inputs cut along reduction groups
+  std::vector<float> output_bias;         ///< or empty; every rank adds it after the reduction
+  std::unique_ptr<PackedMatrix> gate_up;  ///< outputs: local gate columns, local up columns
+  std::vector<float> gate_up_bias;        ///< or empty
+  std::unique_ptr<PackedMatrix> down;     ///< inputs cut along reduction groups
+  std::vector<float> down_bias;           ///< or empty
+};
+
+struct ModelWeights {
+  TensorView embedding;  ///< [local vocabulary, hidden], the checkpoint's dtype
+  std::vector<LayerWeights> layers;
+  std::vector<float> final_norm;          ///< [hidden]
+  std::unique_ptr<PackedMatrix> lm_head;  ///< outputs: local vocabulary
+  std::vector<float> rope_cos, rope_sin;  ///< [positions, head_dim / 2]
+
+  /// Bytes of weights that one pass over a single row reads on this rank.
+  int64_t bytes_per_pass() const;
+
+  std::shared_ptr<const TensorSource> source;  ///< keeps the mapped embedding alive
+  std::unique_ptr<Buffer> embedding_copy;      ///< when the source does not keep its tensors
+};
+
+/// Which storage dtype `--dtype` means for a checkpoint on the CPU: kBFloat16 or kFloat32. float16
+/// checkpoints widen to float32, which is exact. Throws Error(kUsage) for what cannot be had.
+DType weight_dtype(const std::string& flag, const ModelConfig& config);
+
+/// Packs this rank's slice. `positions` is the number of rotary positions to prepare. Only the
+/// pages of the slice are read. `progress(done, total)` is called per layer when given.
+ModelWeights load_weights(Backend& backend, const ModelConfig& config, const ShardPlan& plan,
+                          std::shared_ptr<const TensorSource> source, DType dtype, int positions,
+                          const std::function<void(int, int)>& progress = {});
+
+}  // namespace convoke
