@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/tensor.h"
@@ -49,21 +50,35 @@ struct ModelConfig {
   std::vector<int> eos_tokens;  ///< config.json, overridden by generation_config.json
 
   ModelExtents extents() const { return {heads, kv_heads, head_dim, intermediate, vocabulary}; }
-  int64_t parameter_count() const;
+  int64_t parameter_count() const;  ///< tied embeddings count once
 
   /// Reads DIR/config.json (and generation_config.json if there). Throws Error(kModel) that names
-  /// file and key for anything unknown, missing, out of range or not supported.
+  /// file and key for anything unknown, missing, out of range or not supported; if several things
+  /// are wrong, all of them. A key that may be absent means what it means in transformers.
   static ModelConfig load(const std::filesystem::path& directory);
+
+  /// The same from text; `directory` is for messages, `generation_config` is empty if there is
+  /// none.
+  static ModelConfig parse(std::string_view config, std::string_view generation_config,
+                           const std::string& directory);
+
+  /// load() that gathers what is wrong, one entry per file and key, instead of throwing. Returns
+  /// nothing when it has added problems.
+  static std::optional<ModelConfig> load(const std::filesystem::path& directory,
+                                         std::vector<std::string>& problems);
 };
 
-/// Sampling defaults of generation_config.json.
+/// Sampling defaults of generation_config.json: what a request gets that does not say. Absent
+/// values are unset. An explicit "do_sample": false means temperature 0.
 struct GenerationDefaults {
   std::optional<float> temperature, top_p, min_p, repetition_penalty;
   std::optional<int> top_k;
+  /// Without the file: all unset. Throws Error(kModel) that names file and key.
   static GenerationDefaults load(const std::filesystem::path& directory);
+  static GenerationDefaults parse(std::string_view generation_config, const std::string& directory);
 };
 
-/// Inverse frequencies of RoPE after scaling: [head_dim / 2].
+/// Inverse frequencies of RoPE after scaling, in radians per position: [head_dim / 2].
 std::vector<double> rope_inverse_frequencies(const ModelConfig& config);
 
 }  // namespace convoke

@@ -24,20 +24,33 @@ class TensorSource {
   virtual ~TensorSource() = default;
   virtual std::vector<TensorInfo> list() const = 0;
   virtual bool contains(const std::string& name) const = 0;
-  /// A 1-d tensor is a view with rows == 1. The view stays valid as long as the source. Nothing is
+  /// A scalar or 1-d tensor is a view with rows == 1; of more than two dimensions, the leading ones
+  /// are flattened into rows. Thread-safe. The view stays valid as long as the source. Nothing is
   /// read yet for memory-mapped files: pages are touched when the view's slice is. Throws
   /// Error(kModel) naming file and tensor.
   virtual TensorView tensor(const std::string& name) const = 0;
+
+  /// Hints, with a view of this source or a slice of one: `will_need` starts reading exactly the
+  /// slice's pages (of a column slice, only those of its columns, where rows are long enough for
+  /// that to pay); `done_with` gives its pages back. Reading a view afterwards is still allowed.
+  virtual void will_need(const TensorView&) const {}
+  virtual void done_with(const TensorView&) const {}
+
+  virtual std::string describe() const { return "checkpoint"; }  ///< where from, for messages
 };
 
 /// The *.safetensors files of a model directory: model.safetensors, or those of
 /// model.safetensors.index.json. Memory-mapped read-only. Headers are checked whole: lengths,
-/// offsets inside the file, no overlaps, shape * dtype == bytes, duplicates.
+/// offsets inside the file, no overlaps or holes, shape * dtype == bytes, duplicates. Throws
+/// Error(kModel) (Error(kResource) for a file that cannot be read) that names file and tensor; if
+/// several things are wrong, the first few of them. A tensor that lies at an odd address for its
+/// dtype is copied when asked for.
 std::unique_ptr<TensorSource> open_checkpoint(const std::filesystem::path& directory);
 
 /// Random weights from config.json alone (--load-format dummy), for performance work: the same
-/// numbers for a name and seed on every rank. Tensors are made when asked for and live until the
-/// source is destroyed or release() is called.
+/// numbers for a name, shape, dtype and seed on every rank and machine. Roughly normal with
+/// standard deviation 1 / sqrt(columns); norm weights lie near 1, biases near 0. Tensors are made
+/// when asked for and live until the source is destroyed or release() is called. Thread-safe.
 class DummySource : public TensorSource {
  public:
   explicit DummySource(const ModelConfig& config, uint64_t seed = 0);
@@ -53,11 +66,16 @@ class DummySource : public TensorSource {
 };
 
 /// The tensors an architecture must have, with their shapes, in the order of the forward pass.
+/// `dtype` is the checkpoint's, `file` is empty.
 std::vector<TensorInfo> expected_tensors(const ModelConfig& config);
 
 /// Compares a source with expected_tensors: missing, surplus (rotary inverse frequencies of old
-/// checkpoints and lm_head of tied models are let pass), wrong shape or dtype. Throws one
-/// Error(kModel) that names file and tensors (the first few of many), before memory is taken.
+/// checkpoints and lm_head of tied models are let pass), wrong shape or dtype (any of float32,
+/// bfloat16 and float16 will do). Throws one Error(kModel) that names file and tensors (the first
+/// few of many), before memory is taken.
 void check_tensors(const ModelConfig& config, const TensorSource& source);
+
+/// What check_tensors throws, one entry per tensor.
+std::vector<std::string> tensor_problems(const ModelConfig& config, const TensorSource& source);
 
 }  // namespace convoke

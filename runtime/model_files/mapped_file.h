@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+namespace convoke {
+
+/// A whole file mapped read-only. Nothing is read until its bytes are looked at. The file must not
+/// shrink while it is mapped (the system then ends the process at the lost page).
+class MappedFile {
+ public:
+  /// Throws Error(kModel) if there is no such regular file or it is empty, Error(kResource) if it
+  /// cannot be read or mapped.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&&) = delete;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+  /// What the system is told about the pages of [begin, begin + size), which must lie inside.
+  enum class Advice { kWillNeed, kDone, kSparse };
+  void advise(const std::byte* begin, size_t size, Advice advice) const;
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace convoke
