@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <set>
 
 #include "kernels/check.h"
 
@@ -43,10 +44,12 @@ struct Coordinator::Request {
   std::optional<Clock::time_point> first_token;
 };
 
-Coordinator::Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOptions options)
+Coordinator::Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOptions options,
+                         CoordinatorSignals& signals)
     : mailbox_(mailbox),
       runner_(runner),
       options_(std::move(options)),
+      signals_(signals),
       scheduler_(options_.scheduler),
       last_plan_(Clock::now()) {}
 
@@ -57,10 +60,10 @@ void Coordinator::run() {
     while (turn(Clock::now() + std::chrono::milliseconds(50))) {
     }
   } catch (const Error& error) {
-    fail_all(error.what());
+    announce_fault(error.what());
     throw;
   }
-  fail_all("the job was shut down");
+  cancel_all();
   if (drafter_) mailbox_.send(drafter_->peer, Shutdown{"the job ends"});
 }
 
@@ -69,36 +72,18 @@ bool Coordinator::turn(Clock::time_point idle_until) {
   // With work at hand only what is already there is taken; else wait for something to arrive.
   handle_arrivals(scheduler_.idle() && outbox_.empty() ? idle_until : start);
   flush_outbox();
-  if (stop_.load() || shutdown_) return false;
+  if (signals_.stop.load() || shutdown_) return false;
   if (!scheduler_.idle()) {
     if (!turn_start_) turn_start_ = start;
     step();
     return true;
   }
   turn_start_.reset();
-  if (run_task()) return true;
   if (Clock::now() - last_plan_ > options_.keepalive) {
     runner_.run(scheduler_.plan({}), result_);
     scheduler_.commit(result_);
     last_plan_ = Clock::now();
   }
-  return true;
-}
-
-void Coordinator::post(std::function<void(StepRunner&)> task) {
-  const std::lock_guard lock(tasks_mutex_);
-  tasks_.push_back(std::move(task));
-}
-
-bool Coordinator::run_task() {
-  std::function<void(StepRunner&)> task;
-  {
-    const std::lock_guard lock(tasks_mutex_);
-    if (tasks_.empty()) return false;
-    task = std::move(tasks_.front());
-    tasks_.pop_front();
-  }
-  task(runner_);
   return true;
 }
 
@@ -179,8 +164,8 @@ void Coordinator::on(const PeerId& from, DrafterReady& message) {
   drafter_ = DrafterState{.peer = from};
   drafts_.clear();
   introduce_sequences();
-  drafter_connected_.store(true);
-  drafters_seen_.fetch_add(1);
+  signals_.drafter_connected.store(true);
+  signals_.drafters_seen.fetch_add(1);
 }
 
 void Coordinator::on(const PeerId&, Heartbeat&) {}
@@ -256,7 +241,7 @@ void Coordinator::collect_trees() {
   draft_was_late_ = false;
   if (drafter_answers() && drafter_->asked_step != 0) {
     const Clock::time_point deadline = start + draft_deadline();
-    while (drafter_ && drafter_->asked_step != 0 && !stop_.load()) {
+    while (drafter_ && drafter_->asked_step != 0 && !signals_.stop.load()) {
       std::optional<Letter> letter = mailbox_.receive(deadline);
       if (letter) {
         handle(*letter);
@@ -314,7 +299,7 @@ void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
 void Coordinator::lose_drafter() {
   drafter_.reset();
   drafts_.clear();
-  drafter_connected_.store(false);
+  signals_.drafter_connected.store(false);
 }
 
 // --- reports ------------------------------------------------------------------------------------
@@ -370,15 +355,22 @@ void Coordinator::finish(Request& request, RequestOutput output) {
   send_output(request.peer, std::move(output));
 }
 
-void Coordinator::fail_all(const std::string& reason) {
+void Coordinator::cancel_all() {
   for (auto& [id, request] : requests_) {
-    RequestOutput output{.request = request.client_id, .finish = FinishReason::kError};
-    output.error = reason;
-    finish(request, std::move(output));
+    finish(request, {.request = request.client_id, .finish = FinishReason::kCancelled});
   }
   requests_.clear();
   by_client_.clear();
   flush_outbox();
+}
+
+void Coordinator::announce_fault(const std::string& reason) {
+  // One message a front end: with the replica, all its requests are lost.
+  std::set<PeerId> peers;
+  for (const auto& [client, id] : by_client_) peers.insert(client.first);
+  for (const PeerId& peer : peers) {
+    mailbox_.send(peer, Fault{.role = options_.role, .orderly = false, .reason = reason});
+  }
 }
 
 void Coordinator::send_output(const PeerId& to, RequestOutput output) {

@@ -2,14 +2,12 @@
 // going, collects draft trees, has every shard execute the step plans, verifies, and sends out
 // verdicts and tokens.
 //
-// Threads: everything but post() and request_stop() happens on the thread that calls run().
+// Threads: everything happens on the thread that calls run(); others see CoordinatorSignals only.
 #pragma once
 
 #include <atomic>
 #include <deque>
-#include <functional>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -40,26 +38,26 @@ struct CoordinatorOptions {
   std::string role = "coordinator of replica 0";
 };
 
+/// What other threads may ask of and know about a running coordinator. Outlives it.
+struct CoordinatorSignals {
+  std::atomic<bool> stop{false};           ///< leave run() after the current step
+  std::atomic<uint32_t> drafters_seen{0};  ///< how many have reported ready so far
+  std::atomic<bool> drafter_connected{false};
+};
+
 class Coordinator {
  public:
-  Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOptions options);
+  Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOptions options,
+              CoordinatorSignals& signals);
   ~Coordinator();
 
-  /// Until a front end sends Shutdown, request_stop() is called, or a shard fails: then every live
-  /// request ends with an error and the Error is thrown on.
+  /// Until a front end sends Shutdown or `signals.stop` is set (live requests are cancelled), or
+  /// a shard fails: then the front ends get a Fault and the Error is thrown on.
   void run();
 
   /// One turn: handles what has arrived and executes at most one step; waits at most until
   /// `idle_until` when there is nothing to do. False once asked to stop.
   bool turn(Clock::time_point idle_until);
-
-  /// Any thread: leave run() after the current step.
-  void request_stop() { stop_.store(true); }
-  /// Any thread: `task` runs on the coordinator's thread when no request is live (measurements).
-  void post(std::function<void(StepRunner&)> task);
-  /// Any thread: how many drafters have reported ready so far, and whether one is connected.
-  uint32_t drafters_seen() const { return drafters_seen_.load(); }
-  bool drafter_connected() const { return drafter_connected_.load(); }
 
  private:
   struct Request;
@@ -96,14 +94,15 @@ class Coordinator {
 
   void report_one(const Progress& progress, const StepTimes& times, bool had_late_draft);
   void finish(Request& request, RequestOutput output);
-  void fail_all(const std::string& reason);
+  void cancel_all();
+  void announce_fault(const std::string& reason);
   void send_output(const PeerId& to, RequestOutput output);
   void flush_outbox();
-  bool run_task();
 
   Mailbox& mailbox_;
   StepRunner& runner_;
   CoordinatorOptions options_;
+  CoordinatorSignals& signals_;
   Scheduler scheduler_;
   StepResult result_;
   std::optional<DrafterState> drafter_;
@@ -128,11 +127,6 @@ class Coordinator {
   Clock::time_point last_plan_;
   std::optional<Clock::time_point> turn_start_;  ///< while steps follow each other
   bool shutdown_ = false;
-  std::atomic<bool> stop_{false};
-  std::atomic<uint32_t> drafters_seen_{0};
-  std::atomic<bool> drafter_connected_{false};
-  std::mutex tasks_mutex_;
-  std::deque<std::function<void(StepRunner&)>> tasks_;
 };
 
 }  // namespace convoke
