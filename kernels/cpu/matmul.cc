@@ -1,0 +1,250 @@
+#include "kernels/cpu/matmul.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/check.h"
+#include "kernels/cpu/matmul_job.h"
+
+namespace convoke::cpu {
+namespace {
+
+MatmulKernel select_kernel(Isa isa, DType dtype) {
+  const bool bf16 = dtype == DType::kBFloat16;
+#if defined(__x86_64__)
+  switch (isa) {
+    case Isa::kPortable:
+      break;
+    case Isa::kAvx2:
+      return bf16 ? avx2_bf16_kernel() : avx2_f32_kernel();
+    case Isa::kAvx512Bf16:
+      return bf16 ? avx512_bf16_kernel() : avx512_f32_kernel();
+    case Isa::kAmxBf16:
+      return bf16 ? amx_bf16_kernel() : avx512_f32_kernel();
+  }
+#else
+  CONVOKE_CHECK(isa == Isa::kPortable);
+#endif
+  return bf16 ? portable_bf16_kernel() : portable_f32_kernel();
+}
+
+int64_t divide_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit;
+}
+
+/// How a product is cut: threads as a grid of panels by rows. Rows are split only where there are
+/// too few panels to keep all threads busy.
+struct Grid {
+  int panel_parts = 1;
+  int row_parts = 1;
+};
+
+Grid choose_grid(int threads, int64_t panels, int row_units) {
+  Grid best{threads, 1};
+  int64_t best_cost = divide_up(panels, threads) * row_units;
+  for (int rows = 2; rows <= std::min(threads, row_units); ++rows) {
+    if (threads % rows != 0) continue;
+    const int64_t cost = divide_up(panels, threads / rows) * divide_up(row_units, rows);
+    if (cost < best_cost) {
+      best = {threads / rows, rows};
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+/// One call's rows, at most MatmulScratch::kRows of them at a time.
+class Product {
+ public:
+  Product(CpuStream& stream, Isa isa, const MatmulScratch& scratch, const MatmulArgs& args)
+      : stream_(stream),
+        scratch_(scratch),
+        args_(args),
+        matrix_(static_cast<const CpuPackedMatrix&>(*args.weights)),
+        layout_(matrix_.layout()),
+        kernel_(select_kernel(isa, layout_.dtype)),
+        element_bytes_(int64_t(dtype_size(layout_.dtype))),
+        row_bytes_(args.x.row_stride * element_bytes_),
+        group_units_(divide_up(layout_.group_inputs, kernel_.unit_inputs)) {}
+
+  void run() {
+    for (int64_t row = 0; row < args_.x.rows; row += MatmulScratch::kRows) {
+      const int rows = int(std::min<int64_t>(args_.x.rows - row, MatmulScratch::kRows));
+      chunk(row, rows);
+      stream_.barrier();
+    }
+  }
+
+ private:
+  void chunk(int64_t first_row, int rows) {
+    MatmulJob job = describe(rows);
+    const std::byte* x = args_.x.row<const std::byte>(first_row);
+    if (must_rearrange(rows)) {
+      rearrange(x, rows, job);
+      stream_.barrier();
+      job.x = scratch_.rows();
+    } else {
+      job.x = x;
+    }
+    job.y = args_.y.row<float>(first_row);
+    take_share(job);
+    if (job.panels > 0 && job.rows > 0) kernel_.run(job);
+  }
+
+  bool must_rearrange(int rows) const {
+    const bool ragged = layout_.group_inputs % kernel_.unit_inputs != 0;
+    if (!kernel_.tiles) return ragged || rows > 1;
+    // Rows a multiple of 4 KB apart would evict each other from the first cache.
+    return ragged || (rows > 8 && row_bytes_ % 4096 == 0);
+  }
+
+  /// The whole of `rows` rows, as if one thread were to do it; x and y are not set.
+  MatmulJob describe(int rows) const {
+    MatmulJob job;
+    job.rows = rows;
+    if (kernel_.tiles) {
+      job.unit_rows = kernel_.max_rows;
+    } else {
+      const int64_t units = rows <= kernel_.max_rows ? 1 : divide_up(rows, kernel_.block_rows);
+      job.unit_rows = int(divide_up(rows, units));
+    }
+    if (must_rearrange(rows)) {
+      job.x_row_bytes = 64;
+      job.x_step_bytes = 1024;
+      job.x_group_bytes = group_units_ * 1024;
+      job.x_tile_bytes = layout_.groups * job.x_group_bytes;
+    } else {
+      job.x_row_bytes = row_bytes_;
+      job.x_step_bytes = 64;
+      job.x_group_bytes = layout_.group_inputs * element_bytes_;
+      job.x_tile_bytes = 16 * row_bytes_;
+    }
+    job.weights = matrix_.data();
+    job.panels = layout_.panels;
+    job.panel_bytes = layout_.panel_bytes;
+    job.group_bytes = layout_.group_bytes;
+    job.groups = layout_.groups;
+    job.group_units = group_units_;
+    job.y_stride = args_.y.row_stride;
+    job.outputs = layout_.outputs;
+    job.bias = args_.bias;
+    job.scratch = scratch_.sums(stream_.index());
+    return job;
+  }
+
+  /// Narrows the job to what this thread does.
+  void take_share(MatmulJob& job) const {
+    const int row_units = int(divide_up(job.rows, job.unit_rows));
+    const Grid grid = choose_grid(stream_.count(), job.panels, row_units);
+    const int panel_part = stream_.index() % grid.panel_parts;
+    const int row_part = stream_.index() / grid.panel_parts;
+
+    const PanelRange panels = panel_share(job.panels, panel_part, grid.panel_parts);
+    job.weights += panels.begin * job.panel_bytes;
+    job.panels = panels.end - panels.begin;
+    const int64_t first_output = panels.begin * kPanelOutputs;
+    job.y += first_output;
+    if (job.bias != nullptr) job.bias += first_output;
+    job.outputs = std::min(job.outputs - first_output, job.panels * kPanelOutputs);
+
+    const int first_unit = row_units * row_part / grid.row_parts;
+    const int end_unit = row_units * (row_part + 1) / grid.row_parts;
+    const int first_row = first_unit * job.unit_rows;
+    const int end_row = std::min(end_unit * job.unit_rows, job.rows);
+    job.x += kernel_.tiles ? first_row / 16 * job.x_tile_bytes
+                           : int64_t(first_row) * job.groups * job.group_units * 4;
+    job.y += first_row * job.y_stride;
+    job.rows = std::max(end_row - first_row, 0);
+  }
+
+  /// Copies rows of x into the order the kernel reads, each group padded with zeros to whole units;
+  /// each thread does a range of the units.
+  void rearrange(const std::byte* x, int rows, const MatmulJob& job) const {
+    const int64_t units = layout_.groups * group_units_;
+    const PanelRange share = panel_share(units, stream_.index(), stream_.count());
+    for (int64_t unit = share.begin; unit < share.end; ++unit) {
+      const int64_t group = unit / group_units_;
+      const int64_t in_group = unit % group_units_ * kernel_.unit_inputs;
+      const int64_t inputs =
+          std::min<int64_t>(kernel_.unit_inputs, layout_.group_inputs - in_group);
+      const std::byte* source = x + (group * layout_.group_inputs + in_group) * element_bytes_;
+      const size_t bytes = size_t(inputs * element_bytes_);
+      if (kernel_.tiles) {
+        copy_tile_rows(source, bytes, rows, scratch_.rows() + unit * 1024, job.x_tile_bytes);
+      } else {
+        copy_words(source, bytes, rows, job.unit_rows, scratch_.rows(), unit, units);
+      }
+    }
+  }
+
+  void copy_tile_rows(const std::byte* source, size_t bytes, int rows, std::byte* target,
+                      int64_t tile_bytes) const {
+    for (int r = 0; r < rows; ++r, source += row_bytes_) {
+      std::byte* line = target + r / 16 * tile_bytes + r % 16 * 64;
+      if (bytes == 64) {
+        std::memcpy(line, source, 64);
+      } else {
+        std::memset(line, 0, 64);
+        std::memcpy(line, source, bytes);
+      }
+    }
+  }
+
+  void copy_words(const std::byte* source, size_t bytes, int rows, int unit_rows, std::byte* target,
+                  int64_t unit, int64_t units) const {
+    for (int first = 0; first < rows; first += unit_rows) {
+      const int count = std::min(unit_rows, rows - first);
+      std::byte* words = target + 4 * (int64_t(first) * units + unit * count);
+      for (int r = 0; r < count; ++r, source += row_bytes_) {
+        uint32_t word = 0;
+        std::memcpy(&word, source, bytes == 4 ? 4 : 2);
+        std::memcpy(words + 4 * r, &word, sizeof(word));
+      }
+    }
+  }
+
+  CpuStream& stream_;
+  const MatmulScratch& scratch_;
+  const MatmulArgs& args_;
+  const CpuPackedMatrix& matrix_;
+  const PackedLayout& layout_;
+  const MatmulKernel kernel_;
+  const int64_t element_bytes_;
+  const int64_t row_bytes_;
+  const int64_t group_units_;
+};
+
+}  // namespace
+
+void MatmulScratch::reserve(const PackedLayout& layout) {
+  const int64_t sums = scratch_floats(layout.groups);
+  if (sums > sums_floats_) {
+    sums_ = allocate_buffer(size_t(sums * threads_) * sizeof(float));
+    sums_floats_ = sums;
+  }
+  // bfloat16 rows are padded as the weights are; float32 rows are as long as they are.
+  const int64_t row_bytes =
+      layout.padded_inputs * layout.groups * int64_t(dtype_size(layout.dtype));
+  const size_t bytes = size_t(row_bytes * kRows);
+  if (!rows_ || rows_->bytes() < bytes) rows_ = allocate_buffer(bytes);
+}
+
+float* MatmulScratch::sums(int thread) const {
+  return static_cast<float*>(sums_->data()) + thread * sums_floats_;
+}
+
+std::byte* MatmulScratch::rows() const {
+  return static_cast<std::byte*>(rows_->data());
+}
+
+void matmul(CpuStream& stream, Isa isa, const MatmulScratch& scratch, const MatmulArgs& args) {
+  CONVOKE_CHECK(args.weights != nullptr);
+  CONVOKE_CHECK(args.x.dtype == args.weights->activation_dtype());
+  CONVOKE_CHECK(args.y.dtype == DType::kFloat32);
+  CONVOKE_CHECK_EQ(args.x.cols, args.weights->inputs());
+  CONVOKE_CHECK_EQ(args.y.cols, args.weights->outputs());
+  CONVOKE_CHECK_EQ(args.x.rows, args.y.rows);
+  Product(stream, isa, scratch, args).run();
+}
+
+}  // namespace convoke::cpu

@@ -1,0 +1,124 @@
+// Matrix products on AVX-512: bfloat16 by VDPBF16PS (a pair of inputs per instruction), float32 by
+// FMA. Lanes are outputs and never cross, so what else is in the tile cannot reach a sum.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels/cpu/matmul_skeleton.h"
+
+namespace convoke::cpu {
+namespace {
+
+struct PairWord {
+  using Weights = __m512bh;
+  static Weights load(const std::byte* line) {
+    return reinterpret_cast<Weights>(_mm512_loadu_si512(line));
+  }
+  static __m512 multiply_add(__m512 sum, const std::byte* x, Weights weights) {
+    int word;
+    __builtin_memcpy(&word, x, sizeof(word));
+    return _mm512_dpbf16_ps(sum, weights, reinterpret_cast<__m512bh>(_mm512_set1_epi32(word)));
+  }
+};
+
+struct FloatWord {
+  using Weights = __m512;
+  static Weights load(const std::byte* line) { return _mm512_loadu_ps(line); }
+  static __m512 multiply_add(__m512 sum, const std::byte* x, Weights weights) {
+    float value;
+    __builtin_memcpy(&value, x, sizeof(value));
+    return _mm512_fmadd_ps(_mm512_set1_ps(value), weights, sum);
+  }
+};
+
+template <class Word>
+struct Avx512Kernel {
+  static constexpr bool kTiles = false;
+  static constexpr int kMaxRows = 24;
+  static constexpr int64_t kUnitBytes = 64;
+  static constexpr int64_t kBlockUnits = 256;
+  static constexpr int64_t kPrefetchUnits = 32;
+  // At most 24 sums, and enough of them to hide the latency of the multiply-add.
+  static int panels_at_once(int rows) { return rows <= 6 ? 4 : rows <= 12 ? 2 : 1; }
+  static void begin(int) {}
+  static void end() {}
+
+  template <int R, int P>
+  static void fixed_tile(const TileArgs& args) {
+    __m512 sums[P][R];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 24
+      for (int r = 0; r < R; ++r) {
+        const float* place = args.sums + p * args.sums_panel_floats + r * 16;
+        sums[p][r] = args.resume ? _mm512_loadu_ps(place) : _mm512_setzero_ps();
+      }
+    }
+    // Prefetches run ahead in the panels and, from their end on, in those after this tile's.
+    const int64_t ahead = kPrefetchUnits * kUnitBytes;
+    const int64_t near_end = args.stream_left / kUnitBytes - kPrefetchUnits;
+    for (int64_t u = 0; u < args.units; ++u) {
+      const std::byte* lines = args.weights + u * kUnitBytes;
+      const std::byte* x = args.x + 4 * u * R;
+      const int64_t distance = u < near_end ? ahead : ahead + (P - 1) * args.panel_bytes;
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        const std::byte* line = lines + p * args.panel_bytes;
+        if (args.stream_left != 0) {
+          _mm_prefetch(reinterpret_cast<const char*>(line + distance), _MM_HINT_T0);
+        }
+        const typename Word::Weights weights = Word::load(line);
+#pragma GCC unroll 24
+        for (int r = 0; r < R; ++r) sums[p][r] = Word::multiply_add(sums[p][r], x + 4 * r, weights);
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 24
+      for (int r = 0; r < R; ++r) {
+        _mm512_storeu_ps(args.sums + p * args.sums_panel_floats + r * 16, sums[p][r]);
+      }
+    }
+  }
+
+  using Tile = void (*)(const TileArgs&);
+
+  /// Calls fixed_tile<rows, P> for rows in [1, R].
+  template <int R, int P>
+  static void tile_of(const TileArgs& args, int rows) {
+    if (rows == R) {
+      fixed_tile<R, P>(args);
+    } else if constexpr (R > 1) {
+      tile_of<R - 1, P>(args, rows);
+    }
+  }
+
+  static void tile(const TileArgs& args, int rows, int panels) {
+    switch (panels) {
+      case 1:
+        return tile_of<24, 1>(args, rows);
+      case 2:
+        return tile_of<12, 2>(args, rows);
+      case 3:
+        return tile_of<6, 3>(args, rows);
+      default:
+        return tile_of<6, 4>(args, rows);
+    }
+  }
+
+  static void run(const MatmulJob& job) {
+    MatmulLoops<Avx512Kernel>(job).run();
+  }
+};
+
+}  // namespace
+
+MatmulKernel avx512_bf16_kernel() {
+  return {.run = Avx512Kernel<PairWord>::run, .unit_inputs = 2, .max_rows = 24, .block_rows = 12};
+}
+
+MatmulKernel avx512_f32_kernel() {
+  return {.run = Avx512Kernel<FloatWord>::run, .unit_inputs = 1, .max_rows = 24, .block_rows = 12};
+}
+
+}  // namespace convoke::cpu
+#endif

@@ -1,0 +1,74 @@
+// What one thread has to do of a matrix product, in plain numbers: the border between matmul.cc,
+// which splits the work, and the kernels, each in a file compiled for its instruction set. Those
+// files may include only headers like this one (see kernels/CMakeLists.txt).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace convoke::cpu {
+
+/// A *unit* of inputs is what one multiply-add instruction of a kernel consumes: 32 inputs for AMX
+/// tiles, a pair of bfloat16 (4 bytes), or one float32 (4 bytes).
+///
+/// Rows are worked on in *row units* of `unit_rows` rows, the last one maybe smaller.
+struct MatmulJob {
+  // Input rows. AMX: see x_row_bytes .. x_step_bytes. The others read words of 4 bytes (one unit
+  // of one row), which lie [row unit][group][unit][row of the row unit].
+  const std::byte* x = nullptr;  ///< first row unit of the job
+  int64_t x_row_bytes = 0;       ///< AMX: from row to row inside a tile of 16 rows
+  int64_t x_tile_bytes = 0;      ///< AMX: from one tile of 16 rows to the next
+  int64_t x_group_bytes = 0;     ///< AMX: from group to group
+  int64_t x_step_bytes = 0;      ///< AMX: from unit to unit
+  int rows = 0;
+  int unit_rows = 0;
+
+  const std::byte* weights = nullptr;  ///< first panel of the job
+  int64_t panels = 0;
+  int64_t panel_bytes = 0;
+  int64_t group_bytes = 0;
+  int groups = 1;
+  int64_t group_units = 0;  ///< units of inputs per group, padding included where it is read
+
+  float* y = nullptr;  ///< first row, first output of the job
+  int64_t y_stride = 0;
+  int64_t outputs = 0;          ///< <= 16 * panels
+  const float* bias = nullptr;  ///< of the first output, or null
+
+  float* scratch = nullptr;  ///< of this thread: scratch_floats(groups)
+};
+
+/// Blocking of long products (more rows than one row unit).
+inline constexpr int kBlockRows = 256;
+inline constexpr int kBlockPanels = 16;
+inline constexpr int64_t kLevelFloats = int64_t(kBlockRows) * kBlockPanels * 16;
+
+/// Partial sums on their way up the tree over groups rest on one level per binary digit of the
+/// group's number, and one more. There is a stack of levels for a block and one for a tile.
+inline constexpr int kMaxLevels = 32;
+inline constexpr int64_t kTileLevelFloats = int64_t(16) * 256;  ///< rows * panels <= 256
+inline constexpr int64_t scratch_floats(int groups) {
+  int levels = 2;
+  while ((groups >>= 1) != 0) ++levels;
+  return kMaxLevels * kTileLevelFloats + levels * kLevelFloats;
+}
+
+struct MatmulKernel {
+  void (*run)(const MatmulJob& job) = nullptr;
+  int unit_inputs = 0;  ///< inputs of one unit
+  int max_rows = 0;     ///< up to here all rows make one row unit
+  int block_rows = 0;   ///< largest row unit when there are more
+  bool tiles = false;   ///< AMX: x may be read where it lies
+};
+
+MatmulKernel portable_bf16_kernel();
+MatmulKernel portable_f32_kernel();
+#if defined(__x86_64__)
+MatmulKernel avx2_bf16_kernel();
+MatmulKernel avx2_f32_kernel();
+MatmulKernel avx512_bf16_kernel();
+MatmulKernel avx512_f32_kernel();
+MatmulKernel amx_bf16_kernel();
+#endif
+
+}  // namespace convoke::cpu
