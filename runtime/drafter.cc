@@ -1,0 +1,92 @@
+#include "runtime/drafter.h"
+
+#include <array>
+#include <charconv>
+
+#include "kernels/check.h"
+#include "runtime/drafters/ngram.h"
+#include "runtime/drafters/random.h"
+#include "runtime/drafters/registry.h"
+
+namespace convoke {
+namespace {
+
+constexpr std::array kMethods{
+    DraftMethod{"none", "no drafting",
+                [](const std::string& argument) {
+                  if (!argument.empty()) {
+                    throw_error(ErrorKind::kUsage, "--drafter none takes no argument, not '{}'",
+                                argument);
+                  }
+                },
+                [](const DrafterSpec&, int) { return std::unique_ptr<Drafter>(); }},
+    DraftMethod{"ngram", "prompt lookup: what followed the last words before",
+                [](const std::string& argument) { NgramOptions::parse(argument); },
+                [](const DrafterSpec& spec, int) -> std::unique_ptr<Drafter> {
+                  return std::make_unique<NgramDrafter>(NgramOptions::parse(spec.argument));
+                }},
+    DraftMethod{"random", "random trees, to test that drafts never change a token",
+                [](const std::string& argument) { RandomDrafter::parse_seed(argument); },
+                [](const DrafterSpec& spec, int vocabulary) -> std::unique_ptr<Drafter> {
+                  return std::make_unique<RandomDrafter>(RandomDrafter::parse_seed(spec.argument),
+                                                         vocabulary);
+                }},
+};
+
+const DraftMethod& find_method(const std::string& name) {
+  std::string known;
+  for (const DraftMethod& method : kMethods) {
+    if (name == method.name) return method;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", method.name);
+  }
+  throw_error(ErrorKind::kUsage, "--drafter: unknown method '{}'; the methods are {}", name, known);
+}
+
+}  // namespace
+
+std::span<const DraftMethod> draft_methods() {
+  return kMethods;
+}
+
+std::vector<std::pair<std::string, std::string>> parse_options(const std::string& method,
+                                                               const std::string& argument) {
+  std::vector<std::pair<std::string, std::string>> options;
+  for (size_t begin = 0; begin < argument.size();) {
+    const size_t end = std::min(argument.find(',', begin), argument.size());
+    const std::string item = argument.substr(begin, end - begin);
+    const size_t equals = item.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      throw_error(ErrorKind::kUsage, "--drafter {}: '{}' is not of the form name=value", method,
+                  item);
+    }
+    options.emplace_back(item.substr(0, equals), item.substr(equals + 1));
+    begin = end + 1;
+  }
+  return options;
+}
+
+uint64_t parse_number(const std::string& method, const std::string& key, const std::string& text,
+                      uint64_t low, uint64_t high) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) {
+    throw_error(ErrorKind::kUsage, "--drafter {}: {} is '{}', expected a number from {} to {}",
+                method, key, text, low, high);
+  }
+  return value;
+}
+
+DrafterSpec DrafterSpec::parse(const std::string& text) {
+  DrafterSpec spec;
+  const size_t colon = text.find(':');
+  spec.method = text.substr(0, colon);
+  if (colon != std::string::npos) spec.argument = text.substr(colon + 1);
+  find_method(spec.method).check(spec.argument);
+  return spec;
+}
+
+std::unique_ptr<Drafter> make_drafter(const DrafterSpec& spec, int vocabulary) {
+  return find_method(spec.method).make(spec, vocabulary);
+}
+
+}  // namespace convoke
