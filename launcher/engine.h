@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,21 @@ struct EngineInfo {
   int max_model_len = 0;
 };
 
+/// What this machine could do at best, measured in this run, beside what passes take. The floor of
+/// a pass is the larger of its bytes over the read bandwidth and its operations over the matrix
+/// rate.
+struct FloorReport {
+  double read_bandwidth_gb_s = 0;
+  double matmul_gflop_s = 0;
+  int64_t bytes_per_pass = 0;
+  struct Pass {
+    int rows = 0;
+    double ms = 0;
+    double floor_ms = 0;
+  };
+  std::vector<Pass> passes;  ///< one per count asked for, in that order
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -68,6 +84,9 @@ class Engine {
 
   /// Replaces the drafter (between requests; bench). Returns when the new one is ready.
   virtual void use_drafter(const DrafterSpec& spec) = 0;
+
+  /// Measures bandwidth, matrix rate and passes of so many rows. With no request in flight.
+  virtual FloorReport measure_floor(std::span<const int> row_counts) = 0;
 
   /// Orderly end; also done by the destructor.
   virtual void shutdown() = 0;
