@@ -1,0 +1,45 @@
+// Point-to-point messages between ranks that share no memory: what the block communicator needs of
+// MPI, and no more.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <span>
+
+#include "kernels/check.h"
+#include "kernels/function_ref.h"
+
+namespace convoke {
+
+/// One message to and one from `peer`. A null pointer leaves that direction out; zero bytes do not.
+struct Transfer {
+  int peer = 0;  ///< rank in the communicator
+  const void* out = nullptr;
+  size_t out_bytes = 0;
+  void* in = nullptr;
+  size_t in_bytes = 0;  ///< room; the message may be shorter
+};
+
+/// Messages between two ranks arrive in the order they were sent. Used by one thread at a time,
+/// except send_abort().
+class PeerLink {
+ public:
+  static constexpr int kDone = -1;
+  static constexpr int kStopped = -2;
+
+  virtual ~PeerLink() = default;
+
+  /// Does all transfers at once and returns kDone, or a peer whose transfer was not over within
+  /// `limit`, or kStopped when `stopped` (asked now and then) said so. After anything but kDone the
+  /// link must not be used for transfers again.
+  virtual int run(std::span<const Transfer> transfers, std::chrono::nanoseconds limit,
+                  FunctionRef<bool()> stopped) = 0;
+
+  /// Tells the other ranks of the communicator, without waiting for them. From any thread.
+  virtual void send_abort(const Error& error) noexcept = 0;
+  /// The first abort message that has come in, once. From any thread.
+  virtual std::optional<Error> take_abort() = 0;
+};
+
+}  // namespace convoke
