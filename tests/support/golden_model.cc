@@ -1,0 +1,47 @@
+#include "tests/support/golden_model.h"
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "kernels/check.h"
+
+namespace convoke {
+
+GoldenModel load_golden_model(const std::filesystem::path& directory) {
+  std::ifstream file(directory / "golden.json");
+  if (!file) throw_error(ErrorKind::kModel, "{}: no golden.json", directory.string());
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  GoldenModel model;
+  model.name = directory.filename().string();
+  model.directory = directory;
+  golden.at("parameters").get_to(model.parameters);
+  golden.at("inverse_frequencies").get_to(model.inverse_frequencies);
+  golden.at("prompt").get_to(model.prompt);
+  golden.at("positions").get_to(model.positions);
+  golden.at("logits").get_to(model.logits);
+  golden.at("short_prompt").get_to(model.short_prompt);
+  golden.at("short_logits").get_to(model.short_logits);
+  golden.at("hidden").at("embedding").get_to(model.embedding);
+  golden.at("hidden").at("layers").get_to(model.layers);
+  golden.at("hidden").at("norm").get_to(model.norm);
+  golden.at("greedy").get_to(model.greedy);
+  golden.at("greedy_margin").get_to(model.greedy_margin);
+  return model;
+}
+
+std::vector<std::string> golden_model_names(const std::filesystem::path& models) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(models)) {
+    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void PrintTo(const GoldenModel& model, std::ostream* out) {
+  *out << model.name;
+}
+
+}  // namespace convoke
