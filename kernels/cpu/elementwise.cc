@@ -1,0 +1,117 @@
+#include "kernels/cpu/elementwise.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/elementwise_kernels.h"
+#include "kernels/cpu/simd_tables.h"
+
+namespace convoke::cpu {
+namespace {
+
+const ElementwiseKernels& kernels_for(Isa isa) {
+  return table_for(isa, portable::elementwise_kernels(), avx2::elementwise_kernels(),
+                   avx512::elementwise_kernels());
+}
+
+/// Calls work(row, begin, end) for this thread's share of a rows x columns matrix: whole rows, or
+/// column ranges when rows are fewer than threads and `split_columns` allows it. Ranges begin at
+/// multiples of 64 elements, so no two threads write one cache line of a row.
+template <typename Work>
+void for_my_share(const CpuStream& stream, int64_t rows, int64_t columns, bool split_columns,
+                  Work work) {
+  const int64_t count = stream.count();
+  const int64_t parts = split_columns && rows > 0 && rows < count ? (count + rows - 1) / rows : 1;
+  const int64_t width = ((columns + parts - 1) / parts + 63) / 64 * 64;
+  const int64_t units = rows * parts;
+  const int64_t first = units * stream.index() / count;
+  const int64_t last = units * (stream.index() + 1) / count;
+  for (int64_t unit = first; unit < last; ++unit) {
+    const int64_t begin = unit % parts * width;
+    const int64_t end = std::min(columns, begin + width);
+    if (begin < end) work(unit / parts, begin, end);
+  }
+}
+
+void check_output_dtype(const TensorView& y) {
+  CONVOKE_CHECK(y.dtype == DType::kFloat32 || y.dtype == DType::kBFloat16);
+}
+
+template <typename T>
+void* element(const TensorView& view, int64_t row, int64_t column) {
+  return view.row<T>(row) + column;
+}
+void* element(const TensorView& view, int64_t row, int64_t column) {
+  return dtype_size(view.dtype) == 4 ? element<float>(view, row, column)
+                                     : element<uint16_t>(view, row, column);
+}
+
+}  // namespace
+
+void embed(CpuStream& stream, Isa isa, const EmbedArgs& args) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  const int64_t columns = args.x.cols;
+  CONVOKE_CHECK_EQ(args.x.rows, int64_t(args.tokens.size()));
+  CONVOKE_CHECK(args.x.dtype == DType::kFloat32);
+  CONVOKE_CHECK(args.table.rows == 0 || args.table.cols == columns);
+  CONVOKE_CHECK(args.lookahead.rows == 0 || args.lookahead.cols == columns);
+  for_my_share(stream, args.x.rows, columns, true, [&](int64_t row, int64_t begin, int64_t end) {
+    const int64_t token = args.tokens[size_t(row)];
+    const TensorView* source = nullptr;
+    int64_t source_row = 0;
+    if (token < 0) {
+      source_row = -1 - token;
+      CONVOKE_CHECK_LT(source_row, args.lookahead.rows);
+      if (args.first_token == 0) source = &args.lookahead;
+    } else {
+      source_row = token - args.first_token;
+      if (0 <= source_row && source_row < args.table.rows) source = &args.table;
+    }
+    float* const target = args.x.row<float>(row) + begin;
+    if (source == nullptr) {
+      std::fill(target, target + (end - begin), 0.f);
+    } else {
+      kernels.widen(element(*source, source_row, begin), source->dtype, target, end - begin);
+    }
+  });
+  stream.barrier();
+}
+
+void rms_norm(CpuStream& stream, Isa isa, const RmsNormArgs& args) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  const int64_t columns = args.x.cols;
+  CONVOKE_CHECK(args.x.dtype == DType::kFloat32);
+  CONVOKE_CHECK_EQ(args.y.cols, columns);
+  // Without a gather y may have fewer rows than x: none, when no row needs logits.
+  CONVOKE_CHECK(args.gather.empty() ? args.y.rows <= args.x.rows
+                                    : args.y.rows == int64_t(args.gather.size()));
+  check_output_dtype(args.y);
+  // Threads that share a row each sum all of it: cheaper than waiting for each other. In place the
+  // one would write what the other still reads.
+  const bool split_columns = args.y.data != args.x.data;
+  for_my_share(stream, args.y.rows, columns, split_columns,
+               [&](int64_t row, int64_t begin, int64_t end) {
+                 const int64_t source = args.gather.empty() ? row : args.gather[size_t(row)];
+                 CONVOKE_CHECK(0 <= source && source < args.x.rows);
+                 const float* const x = args.x.row<float>(source);
+                 const float factor = kernels.inverse_rms(x, columns, args.epsilon);
+                 kernels.scale(x + begin, factor, args.weight + begin, element(args.y, row, begin),
+                               args.y.dtype, end - begin);
+               });
+  stream.barrier();
+}
+
+void silu_mul(CpuStream& stream, Isa isa, const SiluMulArgs& args) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  const int64_t columns = args.y.cols;
+  CONVOKE_CHECK(args.x.dtype == DType::kFloat32);
+  CONVOKE_CHECK_EQ(args.x.rows, args.y.rows);
+  CONVOKE_CHECK_EQ(args.x.cols, 2 * columns);
+  check_output_dtype(args.y);
+  for_my_share(stream, args.y.rows, columns, true, [&](int64_t row, int64_t begin, int64_t end) {
+    const float* const gate = args.x.row<float>(row) + begin;
+    kernels.silu_mul(gate, gate + columns, element(args.y, row, begin), args.y.dtype, end - begin);
+  });
+  stream.barrier();
+}
+
+}  // namespace convoke::cpu

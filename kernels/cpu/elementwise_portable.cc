@@ -1,0 +1,1 @@
+#include "kernels/cpu/elementwise_rows.h"
