@@ -4,6 +4,14 @@
 // penalty, then frequency / presence penalty, logit bias and bans as one addend), division by T,
 // top-k, top-p, min-p. A token that a filter removes can never be picked. Drawing by argmax over
 // Gumbel-perturbed logits is sampling from the softmax of what the filters left.
+//
+// Odd logits: NaN and -infinity count as the lowest finite score, so they are picked only when
+// nothing better is left, and then the lowest id among them. A banned token loses even to those.
+// When every token is banned the pick is the lowest id, with score -infinity.
+//
+// The filters' arithmetic is the same on every path: p_v / max p is exp(x_v - max x) in double
+// precision, and the sums of top-p are sums of these as integers of 2^-44, which do not depend on
+// their order.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +42,7 @@ struct PickRow {
   int32_t logprobs = -1;  ///< -1 none; n: log-probability of the pick and of the n most likely
 };
 
-/// The choice, or one rank's bid for it.
+/// The choice, or one rank's bid for it. An empty slice bids token -1, score -infinity.
 struct Pick {
   float score = 0.0f;  ///< perturbed logit of `token` (what ranks compare; ties to the lower token)
   int32_t token = -1;
@@ -42,10 +50,16 @@ struct Pick {
                         ///< the fingerprint of a row, the same however the row is sliced
 };
 
+/// Which of two bids for one row stands. A bid of an empty slice (token -1) loses to every other.
+inline bool beats(const Pick& a, const Pick& b) {
+  if (a.token < 0 || b.token < 0) return a.token >= 0;
+  return a.score > b.score || (a.score == b.score && a.token < b.token);
+}
+
 /// No filters and no log-probabilities: each rank bids for its slice, and the best bid wins.
 struct PickSliceArgs {
   TensorView logits;                ///< [rows, slice] float32; not changed
-  int32_t first_token = 0;          ///< vocabulary id of column 0
+  int32_t first_token = 0;          ///< vocabulary id of column 0; a multiple of 16
   std::span<const PickRow> params;  ///< [rows]; top_k, top_p, min_p and logprobs are ignored
   std::span<Pick> picks;            ///< out [rows]
 };
@@ -58,7 +72,8 @@ struct TokenLogprob {
 struct PickFullArgs {
   TensorView logits;                ///< [rows, vocabulary] float32; not changed
   std::span<const PickRow> params;  ///< [rows]
-  TensorView scratch;               ///< [rows, >= 2 * vocabulary] float32 work space
+  TensorView scratch;               ///< [rows, >= 2 * vocabulary] float32 work space; may be empty
+                                    ///< when no row filters or asks for log-probabilities
   std::span<Pick> picks;            ///< out [rows]
   /// out [rows, 1 + max_logprobs]: entry 0 is the pick's, then the most likely, descending; unused
   /// entries have token -1. May be empty when no row asks.

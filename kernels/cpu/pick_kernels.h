@@ -1,0 +1,80 @@
+// The vectorised inner loops of the pick rule: one set per instruction-set path, equal in every
+// bit.
+//
+// All loops run over whole blocks of kPickBlock columns; what does not fill a block, and blocks
+// with edited logits, are brought in through a small copy (pick.cc). `floor` says, per column of a
+// block and for every block alike, what a logit is raised to: -FLT_MAX for a token that may be
+// picked (so NaN and -infinity count as the lowest finite score), -infinity for one that may not.
+#pragma once
+
+#include <cstdint>
+
+namespace convoke::cpu {
+
+inline constexpr int kPickBlock = 64;
+
+/// The best token so far. Segments of a row are visited in ascending order of token, and only a
+/// greater score replaces an earlier one: ties stay with the lowest id.
+struct PickBest {
+  float score;
+  int32_t token;  ///< -1 = none
+};
+
+/// Fixed-point weights: exp(-d) * 2^44, rounded to an integer. Integer sums do not depend on their
+/// order, so totals and cut-offs are the same for every split of the work. 2^19 tokens fit.
+inline constexpr int kWeightBits = 44;
+inline constexpr int64_t kMaxFilterVocabulary = int64_t(1) << 19;
+
+/// Distances from the maximum fall into buckets 1/32 wide; the last one holds all from 32 on, whose
+/// weights are zero.
+inline constexpr int kWeightBuckets = 1024;
+inline constexpr float kBucketsPerUnit = 32.0f;
+inline constexpr float kWeightless = kWeightBuckets / kBucketsPerUnit;
+
+struct WeightHistogram {
+  uint64_t total;  ///< weights of all columns
+  uint64_t mass[kWeightBuckets];
+  uint32_t count[kWeightBuckets];
+};
+
+/// What the filters left: tokens above (x, token) in descending order of x, ascending of token, and
+/// no further than max_distance below the maximum.
+struct PickCut {
+  float x;
+  int32_t token;
+  float maximum;
+  float max_distance;
+};
+
+struct PickKernels {
+  /// Sum of digest_mix over the logits; a multiple of 16 columns will do.
+  uint64_t (*digest)(const float* logits, int64_t columns, int32_t first_token);
+  /// Largest raised logit.
+  void (*greedy)(const float* logits, const float* floor, int64_t columns, int32_t first_token,
+                 PickBest* best);
+  /// Largest max(logit / temperature, floor) + noise. A token that cannot reach `at_least`, a score
+  /// some token of the row is known to have, may be passed over.
+  void (*noisy)(const float* logits, const float* floor, int64_t columns, int32_t first_token,
+                float temperature, uint64_t seed, int64_t position, float at_least, PickBest* best);
+  /// x = max(logit / temperature, floor); returns the largest.
+  float (*scale)(const float* logits, const float* floor, int64_t columns, float temperature,
+                 float* x);
+  /// Adds the weights of exp(x - maximum) to histogram->total, and files columns nearer than
+  /// `limit` in the buckets. Columns that are not above -infinity weigh nothing.
+  void (*weigh)(const float* x, int64_t columns, float maximum, float limit,
+                WeightHistogram* histogram);
+  /// Appends the columns whose distance lies in `bucket`, ascending; returns how many.
+  int64_t (*collect)(const float* x, int64_t columns, float maximum, int bucket,
+                     int32_t first_token, int32_t* tokens);
+  /// Sets x to -infinity where the cut removes a token.
+  void (*apply_cut)(float* x, int64_t columns, int32_t first_token, const PickCut& cut);
+  /// The first block at or after column `begin` that holds an x >= bound; its column, or `columns`.
+  int64_t (*find_at_least)(const float* x, int64_t columns, int64_t begin, float bound);
+};
+
+// One path each. The last two exist on x86-64 only.
+const PickKernels& pick_kernels_portable();
+const PickKernels& pick_kernels_avx2();
+const PickKernels& pick_kernels_avx512();
+
+}  // namespace convoke::cpu

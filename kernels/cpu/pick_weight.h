@@ -1,0 +1,76 @@
+// exp(-d) as a fixed-point integer, in the same order of operations for one lane and for many.
+// Included by the instruction-set paths: everything in it must stay inlined into its caller.
+#pragma once
+
+#include "kernels/cpu/pick_kernels.h"
+#include "kernels/noise.h"
+
+namespace convoke::cpu {
+
+/// One double lane; the vector paths have their own.
+struct ScalarDouble {
+  using D = double;
+  using Q = uint64_t;
+  static CONVOKE_LANE_INLINE D splat(double x) { return x; }
+  static CONVOKE_LANE_INLINE Q splat_bits(uint64_t x) { return x; }
+  static CONVOKE_LANE_INLINE D smaller(D a, D b) { return a < b ? a : b; }
+  static CONVOKE_LANE_INLINE Q bits(D x) {
+    Q q;
+    std::memcpy(&q, &x, sizeof q);
+    return q;
+  }
+  static CONVOKE_LANE_INLINE D from_bits(Q q) {
+    D x;
+    std::memcpy(&x, &q, sizeof x);
+    return x;
+  }
+};
+
+/// exp(-d) * 2^exponent for d >= 0 (infinity too), relative error below 1e-14 down to d = 45, where
+/// it stays: exp(-45) weighs nothing in any use. Cody-Waite reduction by ln 2 in two parts, Taylor
+/// polynomial of degree 11 on |r| <= ln 2 / 2; separate multiplications and additions.
+template <typename V>
+CONVOKE_LANE_INLINE typename V::D scaled_exp(typename V::D d, int exponent) {
+  using D = typename V::D;
+  using Q = typename V::Q;
+  const D capped = V::smaller(d, V::splat(45.0));
+  const D magic = V::splat(0x1.8p52);
+  const D rounded = magic - capped * V::splat(0x1.71547652b82fep+0);  // -d / ln 2
+  const D n = rounded - magic;
+  // ln 2 = high + low; high has 21 trailing zero bits, so n * high is exact.
+  const D r = (V::splat(0.0) - capped - n * V::splat(0x1.62e42feep-1)) -
+              n * V::splat(0x1.a39ef35793c76p-33);
+  D p = V::splat(1.0 / 39916800);
+  p = p * r + V::splat(1.0 / 3628800);
+  p = p * r + V::splat(1.0 / 362880);
+  p = p * r + V::splat(1.0 / 40320);
+  p = p * r + V::splat(1.0 / 5040);
+  p = p * r + V::splat(1.0 / 720);
+  p = p * r + V::splat(1.0 / 120);
+  p = p * r + V::splat(1.0 / 24);
+  p = p * r + V::splat(1.0 / 6);
+  p = p * r + V::splat(0.5);
+  p = p * r + V::splat(1.0);
+  p = p * r + V::splat(1.0);
+  const Q shift = (V::bits(rounded) + V::splat_bits(uint64_t(exponent))) << 52;
+  return V::from_bits(V::bits(p) + shift);
+}
+
+/// round(exp(-d) * 2^kWeightBits)
+template <typename V>
+CONVOKE_LANE_INLINE typename V::Q weight(typename V::D d) {
+  const auto shifted = scaled_exp<V>(d, kWeightBits) + V::splat(0x1p52);
+  return V::bits(shifted) - V::splat_bits(uint64_t(0x433) << 52);
+}
+
+/// The distance of x below the maximum; zero at the maximum even where both are infinite.
+CONVOKE_LANE_INLINE float weight_distance(float x, float maximum) {
+  return x == maximum ? 0.0f : maximum - x;
+}
+
+CONVOKE_LANE_INLINE int weight_bucket(float distance) {
+  const float scaled = distance * kBucketsPerUnit;
+  return scaled < float(kWeightBuckets - 1) ? int(scaled) : kWeightBuckets - 1;
+}
+
+}  // namespace convoke::cpu
