@@ -352,6 +352,7 @@ bool BlockCommunicator::run_transfers(std::span<const Transfer> transfers, int s
   const int result = setup_.link->run(transfers, policy(stage, 1).limit,
                                       [this] { return heard_abort() || region_.broken(); });
   if (result >= 0) miss(result, stage, operation);
+  if (result == PeerLink::kFailed) fail(Error(ErrorKind::kPeer, setup_.link->failure()));
   return result == PeerLink::kDone;
 }
 

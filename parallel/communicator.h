@@ -40,7 +40,8 @@ class Communicator {
                           std::span<std::byte> all) = 0;
 
   /// Root's message to all. Receivers' `message` is resized (no allocation once grown). Idle
-  /// receivers wait here between steps: they spin shortly, then sleep.
+  /// receivers wait here between steps: they spin shortly, then sleep. The deadline holds here too:
+  /// a root with nothing to say sends an empty message well before it.
   virtual void broadcast(std::vector<std::byte>& message, int root) = 0;
   virtual void barrier() = 0;
 
@@ -53,6 +54,8 @@ struct CommunicatorOptions {
   int64_t reduce_capacity = 0;  ///< floats in reduce_buffer
   int64_t gather_capacity = 0;  ///< bytes of one rank's contribution to all_gather
   double deadline_seconds = 10;
+  /// Ranks that may share memory; the rest goes by messages. Fewer than 8 only in tests.
+  int largest_block = 8;
 };
 
 /// One rank, alone: no copies, no waits.

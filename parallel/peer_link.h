@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "kernels/check.h"
 #include "kernels/function_ref.h"
@@ -27,14 +28,19 @@ class PeerLink {
  public:
   static constexpr int kDone = -1;
   static constexpr int kStopped = -2;
+  static constexpr int kFailed = -3;
 
   virtual ~PeerLink() = default;
 
   /// Does all transfers at once and returns kDone, or a peer whose transfer was not over within
-  /// `limit`, or kStopped when `stopped` (asked now and then) said so. After anything but kDone the
-  /// link must not be used for transfers again.
+  /// `limit`, or kStopped when `stopped` (asked now and then) said so, or kFailed when the
+  /// transport reported an error. After anything but kDone the link must not be used for transfers
+  /// again.
   virtual int run(std::span<const Transfer> transfers, std::chrono::nanoseconds limit,
                   FunctionRef<bool()> stopped) = 0;
+
+  /// The transport's error after kFailed.
+  virtual std::string failure() const = 0;
 
   /// Tells the other ranks of the communicator, without waiting for them. From any thread.
   virtual void send_abort(const Error& error) noexcept = 0;

@@ -47,6 +47,8 @@ class LocalLink final : public PeerLink {
     return kDone;
   }
 
+  std::string failure() const override { return {}; }
+
   void send_abort(const Error& error) noexcept override {
     const std::lock_guard lock(exchange_->mutex);
     for (int r = 0; r < size_; ++r) {
