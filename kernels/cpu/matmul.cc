@@ -94,8 +94,9 @@ class Product {
   bool must_rearrange(int rows) const {
     const bool ragged = layout_.group_inputs % kernel_.unit_inputs != 0;
     if (!kernel_.tiles) return ragged || rows > 1;
-    // Rows a multiple of 4 KB apart would evict each other from the first cache.
-    return ragged || (rows > 8 && row_bytes_ % 4096 == 0);
+    // Rows a multiple of 4 KB apart would evict each other from the first cache; and what is read
+    // again for every panel is best read line after line.
+    return ragged || rows > kernel_.max_rows || (rows > 8 && row_bytes_ % 4096 == 0);
   }
 
   /// The whole of `rows` rows, as if one thread were to do it; x and y are not set.
@@ -109,15 +110,20 @@ class Product {
       job.unit_rows = int(divide_up(rows, units));
     }
     if (must_rearrange(rows)) {
+      // [group][step][row unit][row tile][16 rows][64 bytes], with an odd number of row units so
+      // that successive steps of one do not meet in the same sets of a cache.
+      const int64_t row_units = divide_up(rows, job.unit_rows);
       job.x_row_bytes = 64;
-      job.x_step_bytes = 1024;
-      job.x_group_bytes = group_units_ * 1024;
-      job.x_tile_bytes = layout_.groups * job.x_group_bytes;
+      job.x_tile_bytes = 1024;
+      job.x_unit_bytes = 2048;
+      job.x_step_bytes = 2048 * (row_units | 1);
+      job.x_group_bytes = group_units_ * job.x_step_bytes;
     } else {
       job.x_row_bytes = row_bytes_;
+      job.x_tile_bytes = 16 * row_bytes_;
+      job.x_unit_bytes = 32 * row_bytes_;
       job.x_step_bytes = 64;
       job.x_group_bytes = layout_.group_inputs * element_bytes_;
-      job.x_tile_bytes = 16 * row_bytes_;
     }
     job.weights = matrix_.data();
     job.panels = layout_.panels;
@@ -151,7 +157,7 @@ class Product {
     const int end_unit = row_units * (row_part + 1) / grid.row_parts;
     const int first_row = first_unit * job.unit_rows;
     const int end_row = std::min(end_unit * job.unit_rows, job.rows);
-    job.x += kernel_.tiles ? first_row / 16 * job.x_tile_bytes
+    job.x += kernel_.tiles ? first_unit * job.x_unit_bytes
                            : int64_t(first_row) * job.groups * job.group_units * 4;
     job.y += first_row * job.y_stride;
     job.rows = std::max(end_row - first_row, 0);
@@ -170,17 +176,16 @@ class Product {
       const std::byte* source = x + (group * layout_.group_inputs + in_group) * element_bytes_;
       const size_t bytes = size_t(inputs * element_bytes_);
       if (kernel_.tiles) {
-        copy_tile_rows(source, bytes, rows, scratch_.rows() + unit * 1024, job.x_tile_bytes);
+        copy_tile_rows(source, bytes, rows, scratch_.rows() + unit * job.x_step_bytes);
       } else {
         copy_words(source, bytes, rows, job.unit_rows, scratch_.rows(), unit, units);
       }
     }
   }
 
-  void copy_tile_rows(const std::byte* source, size_t bytes, int rows, std::byte* target,
-                      int64_t tile_bytes) const {
+  void copy_tile_rows(const std::byte* source, size_t bytes, int rows, std::byte* target) const {
     for (int r = 0; r < rows; ++r, source += row_bytes_) {
-      std::byte* line = target + r / 16 * tile_bytes + r % 16 * 64;
+      std::byte* line = target + int64_t(r) * 64;
       if (bytes == 64) {
         std::memcpy(line, source, 64);
       } else {
@@ -225,7 +230,7 @@ void MatmulScratch::reserve(const PackedLayout& layout) {
   // bfloat16 rows are padded as the weights are; float32 rows are as long as they are.
   const int64_t row_bytes =
       layout.padded_inputs * layout.groups * int64_t(dtype_size(layout.dtype));
-  const size_t bytes = size_t(row_bytes * kRows);
+  const size_t bytes = size_t(row_bytes * (kRows + kSpareRows));
   if (!rows_ || rows_->bytes() < bytes) rows_ = allocate_buffer(bytes);
 }
 

@@ -18,9 +18,10 @@ class MatmulScratch {
   /// Makes room for products with such a matrix. Not during a program.
   void reserve(const PackedLayout& layout);
 
-  float* sums(int thread) const;     ///< scratch_floats(groups)
-  std::byte* rows() const;           ///< shared by the team
-  static constexpr int kRows = 512;  ///< rows that rows() has room for
+  float* sums(int thread) const;         ///< scratch_floats(groups)
+  std::byte* rows() const;               ///< shared by the team
+  static constexpr int kRows = 512;      ///< rows that rows() has room for
+  static constexpr int kSpareRows = 32;  ///< and one row unit to keep others apart
 
  private:
   int threads_;

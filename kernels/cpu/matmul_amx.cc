@@ -79,6 +79,27 @@ struct AmxKernel {
     }
   }
 
+  /// In blocks: a few lines of what comes after this tile, spread over its steps.
+  static void fetch_next(const TileArgs& args, int64_t unit) {
+    const std::byte* weights = args.next_weights + 64 * unit * args.next_weights_lines;
+    for (int i = 0; i < args.next_weights_lines; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(weights + 64 * i), _MM_HINT_T1);
+    }
+    for (int i = 0; i < args.next_x_lines; ++i) {
+      const int64_t line = args.next_x_line + unit * args.next_x_lines + i;
+      _mm_prefetch(reinterpret_cast<const char*>(args.next_x + line / 32 * args.x_step_bytes +
+                                                 line % 32 * 64),
+                   _MM_HINT_T1);
+    }
+    if (args.y != nullptr && unit < 16) {
+      for (int64_t row = 2 * unit; row < 2 * unit + 2; ++row) {
+        const float* y = args.y + row * args.y_stride;
+        __builtin_prefetch(y, 1, 3);
+        __builtin_prefetch(y + 16, 1, 3);
+      }
+    }
+  }
+
   /// One step of one panel: its weights times every row tile.
   template <int T, int P, int Panel>
   [[gnu::always_inline]] static void panel_step(const TileArgs& args, const std::byte* weights) {

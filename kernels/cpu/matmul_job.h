@@ -18,6 +18,7 @@ struct MatmulJob {
   const std::byte* x = nullptr;  ///< first row unit of the job
   int64_t x_row_bytes = 0;       ///< AMX: from row to row inside a tile of 16 rows
   int64_t x_tile_bytes = 0;      ///< AMX: from one tile of 16 rows to the next
+  int64_t x_unit_bytes = 0;      ///< AMX: from row unit to row unit
   int64_t x_group_bytes = 0;     ///< AMX: from group to group
   int64_t x_step_bytes = 0;      ///< AMX: from unit to unit
   int rows = 0;
@@ -39,7 +40,7 @@ struct MatmulJob {
 };
 
 /// Blocking of long products (more rows than one row unit).
-inline constexpr int kBlockRows = 256;
+inline constexpr int kBlockRows = 512;
 inline constexpr int kBlockPanels = 16;
 inline constexpr int64_t kLevelFloats = int64_t(kBlockRows) * kBlockPanels * 16;
 

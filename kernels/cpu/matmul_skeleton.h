@@ -28,6 +28,15 @@ struct TileArgs {
   /// When streaming: bytes from `weights` to the end of its panel. The kernel prefetches ahead of
   /// itself, and from there on in the panels that come after those of this tile. 0: no prefetch.
   int64_t stream_left = 0;
+
+  // AMX in blocks: what the tile fetches by the way for those that follow, a few lines per unit.
+  const std::byte* next_weights = nullptr;
+  int next_weights_lines = 0;
+  const std::byte* next_x = nullptr;  ///< same row unit, next piece of inputs
+  int64_t next_x_line = 0;            ///< to begin with, in lines of 32 to a unit
+  int next_x_lines = 0;
+  float* y = nullptr;  ///< to be written after this tile
+  int64_t y_stride = 0;
 };
 
 template <class Kernel>
@@ -56,8 +65,8 @@ class MatmulLoops {
     TileArgs args;
     const int rows = rows_of(row_unit);
     if constexpr (Kernel::kTiles) {
-      args.x = job_.x + row_unit * (job_.unit_rows / 16) * job_.x_tile_bytes +
-               group * job_.x_group_bytes + unit * job_.x_step_bytes;
+      args.x = job_.x + row_unit * job_.x_unit_bytes + group * job_.x_group_bytes +
+               unit * job_.x_step_bytes;
       args.x_row_bytes = job_.x_row_bytes;
       args.x_tile_bytes = job_.x_tile_bytes;
       args.x_step_bytes = job_.x_step_bytes;
@@ -145,74 +154,126 @@ class MatmulLoops {
     }
   }
 
-  /// Many rows: blocks of rows, panels and inputs, so that a block of weights stays in the first
-  /// cache, and inputs and sums in the second.
+  /// A piece of the inputs: part of one group, or several small groups.
+  struct Piece {
+    int group = 0;
+    int64_t unit = 0;
+    int64_t units = 0;
+    bool ends_group = false;
+  };
+
+  /// Groups that make one piece: a power of two, so that their tree is a subtree.
+  int groups_together() const {
+    int together = 1;
+    while (together < job_.groups && together < kMaxTogether &&
+           2 * together * job_.group_units <= Kernel::kBlockUnits) {
+      together *= 2;
+    }
+    return together;
+  }
+
+  Piece piece(int index) const {
+    if (together_ > 1) return {index * together_, 0, job_.group_units, true};
+    const int64_t per_group = (job_.group_units + Kernel::kBlockUnits - 1) / Kernel::kBlockUnits;
+    const int64_t unit = index % per_group * Kernel::kBlockUnits;
+    const int64_t left = job_.group_units - unit;
+    const bool last = left <= Kernel::kBlockUnits;
+    return {int(index / per_group), unit, last ? left : Kernel::kBlockUnits, last};
+  }
+
+  int pieces() const {
+    if (together_ > 1) return job_.groups / together_;
+    return int((job_.group_units + Kernel::kBlockUnits - 1) / Kernel::kBlockUnits) * job_.groups;
+  }
+
+  /// Many rows: blocks of rows, panels and inputs, so that a piece of the weights stays in the
+  /// first cache, and inputs and sums in the second.
   void blocks() {
+    together_ = groups_together();
     const int block_units = kBlockRows / job_.unit_rows;
     for (int begin = 0; begin < row_units_; begin += block_units) {
       const int end = begin + block_units < row_units_ ? begin + block_units : row_units_;
       for (int64_t panel = 0; panel < job_.panels; panel += kBlockPanels) {
         const int64_t left = job_.panels - panel;
-        block(begin, end, panel, left < kBlockPanels ? left : kBlockPanels);
+        const int64_t panels = left < kBlockPanels ? left : kBlockPanels;
+        for (int i = 0; i < pieces(); ++i) block(begin, end, panel, panels, i);
       }
     }
   }
 
-  void block(int begin, int end, int64_t first_panel, int64_t panels) {
-    // Groups of one block of inputs: a power of two, so that its tree is a subtree.
-    int together = 1;
-    while (together < job_.groups && 2 * together * job_.group_units <= Kernel::kBlockUnits) {
-      together *= 2;
-    }
+  void block(int begin, int end, int64_t first_panel, int64_t panels, int piece_index) {
+    const Piece inputs = piece(piece_index);
+    const bool final = piece_index + 1 == pieces();
     const int at_once = Kernel::panels_at_once(job_.unit_rows);
     const int64_t panel_floats = int64_t(job_.unit_rows) * 16;
-    const int64_t used =
-        (panels + at_once - 1) / at_once * at_once * int64_t(end - begin) * panel_floats;
-    int depth = 0;
-    for (int group = 0; group < job_.groups; group += together) {
-      const bool whole = together > 1 || job_.group_units <= Kernel::kBlockUnits;
-      const int64_t step = whole ? job_.group_units : Kernel::kBlockUnits;
-      for (int64_t unit = 0; unit < job_.group_units; unit += step) {
-        const int64_t left = job_.group_units - unit;
-        inputs_block(begin, end, first_panel, panels, group, together, unit,
-                     left < step ? left : step, level(depth));
-      }
-      ++depth;
-      for (int digits = group / together; (digits & 1) != 0; digits >>= 1) {
-        --depth;
-        add_into(level(depth - 1), level(depth), used);
-      }
-    }
-    float* sums = level(0);
+    int64_t place = 0;  // of the tile in its level
     for (int64_t p = 0; p < panels; p += at_once) {
+      const int64_t panel = first_panel + p;
       const int count = panels - p < at_once ? int(panels - p) : at_once;
-      for (int u = begin; u < end; ++u, sums += at_once * panel_floats) {
-        write_tile(u, first_panel + p, count, sums, panel_floats);
-      }
-    }
-  }
-
-  void inputs_block(int begin, int end, int64_t first_panel, int64_t panels, int group,
-                    int together, int64_t unit, int64_t units, float* sums) {
-    const int at_once = Kernel::panels_at_once(job_.unit_rows);
-    const int64_t panel_floats = int64_t(job_.unit_rows) * 16;
-    for (int64_t p = 0; p < panels; p += at_once) {
-      const int count = panels - p < at_once ? int(panels - p) : at_once;
-      for (int u = begin; u < end; ++u, sums += at_once * panel_floats) {
+      for (int u = begin; u < end; ++u, place += at_once * panel_floats) {
         const int rows = rows_of(u);
         if (rows != job_.unit_rows) Kernel::begin(rows);
-        if (together > 1) {
-          tile_over_groups(u, first_panel + p, count, group, together, sums, panel_floats, false);
+        float* sums = level(depth_of(inputs.group)) + place;
+        if (together_ > 1) {
+          tile_over_groups(u, panel, count, inputs.group, together_, sums, panel_floats, false);
         } else {
-          TileArgs args = tile_at(u, first_panel + p, group, unit);
-          args.units = units;
+          TileArgs args = tile_at(u, panel, inputs.group, inputs.unit);
+          args.units = inputs.units;
           args.sums = sums;
           args.sums_panel_floats = panel_floats;
-          args.resume = unit != 0;
+          args.resume = inputs.unit != 0;
+          if constexpr (Kernel::kTiles) {
+            plan_fetches(args, u - begin, end - begin, p, panels, at_once, piece_index);
+            if (final && count == 2) {
+              args.y = job_.y + int64_t(u) * job_.unit_rows * job_.y_stride + panel * 16;
+              args.y_stride = job_.y_stride;
+            }
+          }
           Kernel::tile(args, rows, count);
         }
         if (rows != job_.unit_rows) Kernel::begin(job_.unit_rows);
+        if (inputs.ends_group) climb(inputs.group, place, rows, count, panel_floats);
+        if (final) write_tile(u, panel, count, level(0) + place, panel_floats);
       }
+    }
+  }
+
+  /// Partial sums that wait when a group (or subtree of groups) begins: its number's binary ones.
+  int depth_of(int group) const { return __builtin_popcount(unsigned(group / together_)); }
+
+  /// Adds a finished group's tile to the partial sums that it completes.
+  void climb(int group, int64_t place, int rows, int panels, int64_t panel_floats) {
+    int depth = depth_of(group);
+    for (int digits = group / together_; (digits & 1) != 0; digits >>= 1, --depth) {
+      for (int p = 0; p < panels; ++p) {
+        add_into(level(depth - 1) + place + p * panel_floats,
+                 level(depth) + place + p * panel_floats, int64_t(rows) * 16);
+      }
+    }
+  }
+
+  /// What comes after this tile's panels and after this piece of the inputs is fetched into the
+  /// second cache meanwhile.
+  void plan_fetches(TileArgs& args, int unit_index, int units, int64_t p, int64_t panels,
+                    int at_once, int piece_index) const {
+    if (p + 2 * at_once <= panels) {
+      const int64_t lines = args.units * (Kernel::kUnitBytes / 64);  // of one panel's piece
+      const int64_t turns = (units + 1) / 2;
+      const int64_t per_step = (lines + turns * args.units - 1) / (turns * args.units);
+      const int64_t begin = unit_index / 2 * per_step * args.units;
+      if (begin < lines) {
+        args.next_weights =
+            args.weights + (at_once + unit_index % 2) * args.panel_bytes + 64 * begin;
+        args.next_weights_lines = int(per_step);
+      }
+    }
+    if (pieces() > 1) {
+      const Piece next = piece((piece_index + 1) % pieces());
+      const int64_t turns = (panels + at_once - 1) / at_once;
+      args.next_x = job_.x + (args.x - job_.x) % job_.x_step_bytes +
+                    next.group * job_.x_group_bytes + next.unit * job_.x_step_bytes;
+      args.next_x_lines = int((32 + turns - 1) / turns);
+      args.next_x_line = p / at_once * args.units * args.next_x_lines;
     }
   }
 
@@ -221,8 +282,11 @@ class MatmulLoops {
     return job_.scratch + kMaxLevels * kTileLevelFloats + depth * kLevelFloats;
   }
 
+  static constexpr int kMaxTogether = 8;
+
   const MatmulJob& job_;
   const int row_units_;
+  int together_ = 1;
 };
 
 }  // namespace

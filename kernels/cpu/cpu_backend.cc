@@ -1,0 +1,118 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/buffer.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/packed_matrix.h"
+#include "kernels/cpu/pick.h"
+#include "kernels/cpu/team.h"
+
+namespace convoke::cpu {
+namespace {
+
+/// Calls work(begin, end) with this thread's columns of x, in whole cache lines of float32.
+template <typename Work>
+void for_my_columns(CpuStream& stream, const TensorView& x, Work&& work) {
+  CONVOKE_CHECK(x.dtype == DType::kFloat32);
+  const int64_t lines = (x.cols + 15) / 16;
+  const int64_t begin = lines * stream.index() / stream.count() * 16;
+  const int64_t end = std::min(lines * (stream.index() + 1) / stream.count() * 16, x.cols);
+  if (begin < end) work(begin, end);
+  stream.barrier();
+}
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const CpuOptions& options)
+      : isa_(options.isa), team_(options.threads, options.pin_threads), scratch_(options.threads) {}
+
+  std::string describe() const override {
+    return fmt::format("cpu ({}, {} thread{})", isa_name(isa_), team_.threads(),
+                       team_.threads() == 1 ? "" : "s");
+  }
+
+  std::unique_ptr<Buffer> allocate(size_t bytes) override { return allocate_buffer(bytes); }
+
+  std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override {
+    auto matrix = pack_matrix(team_, arena_, source);
+    scratch_.reserve(matrix->layout());
+    return matrix;
+  }
+
+  size_t kv_block_bytes(const KvShape& shape) const override { return cpu::kv_block_bytes(shape); }
+
+  void run(FunctionRef<void(Stream&)> program) override {
+    team_.run([&](CpuStream& stream) { program(stream); });
+  }
+
+  void embed(Stream& stream, const EmbedArgs& args) override {
+    cpu::embed(cpu_stream(stream), isa_, args);
+  }
+  void rms_norm(Stream& stream, const RmsNormArgs& args) override {
+    cpu::rms_norm(cpu_stream(stream), isa_, args);
+  }
+  void matmul(Stream& stream, const MatmulArgs& args) override {
+    cpu::matmul(cpu_stream(stream), isa_, scratch_, args);
+  }
+  void rope_append(Stream& stream, const RopeAppendArgs& args) override {
+    cpu::rope_append(cpu_stream(stream), isa_, args);
+  }
+  void attention(Stream& stream, const AttentionArgs& args) override {
+    cpu::attention(cpu_stream(stream), isa_, args);
+  }
+  void silu_mul(Stream& stream, const SiluMulArgs& args) override {
+    cpu::silu_mul(cpu_stream(stream), isa_, args);
+  }
+  void add_bias(Stream& stream, const TensorView& x, const float* bias) override {
+    for_my_columns(cpu_stream(stream), x, [&](int64_t begin, int64_t end) {
+      for (int64_t r = 0; r < x.rows; ++r) {
+        float* row = x.row<float>(r);
+        for (int64_t c = begin; c < end; ++c) row[c] += bias[c];
+      }
+    });
+  }
+  void fill_zero(Stream& stream, const TensorView& x) override {
+    for_my_columns(cpu_stream(stream), x, [&](int64_t begin, int64_t end) {
+      for (int64_t r = 0; r < x.rows; ++r) {
+        std::fill(x.row<float>(r) + begin, x.row<float>(r) + end, 0.0f);
+      }
+    });
+  }
+  void move_kv(Stream& stream, std::span<const KvLayer> layers,
+               std::span<const KvMove> moves) override {
+    cpu::move_kv(cpu_stream(stream), isa_, layers, moves);
+  }
+  void pick_slice(Stream& stream, const PickSliceArgs& args) override {
+    cpu::pick_slice(cpu_stream(stream), isa_, args);
+  }
+  void pick_full(Stream& stream, const PickFullArgs& args) override {
+    cpu::pick_full(cpu_stream(stream), isa_, args);
+  }
+
+ private:
+  const Isa isa_;
+  Team team_;
+  Arena arena_;
+  MatmulScratch scratch_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  if (options.threads < 1) {
+    throw_error(ErrorKind::kUsage, "the CPU backend needs at least one thread, not {}",
+                options.threads);
+  }
+  if (options.isa > best_isa()) {
+    throw_error(ErrorKind::kUsage,
+                "this machine cannot run the instruction set '{}': the best it has is '{}'",
+                isa_name(options.isa), isa_name(best_isa()));
+  }
+  return std::make_unique<CpuBackend>(options);
+}
+
+}  // namespace convoke::cpu

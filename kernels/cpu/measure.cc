@@ -1,0 +1,151 @@
+#include "kernels/cpu/measure.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+
+#include "kernels/cpu/buffer.h"
+#include "kernels/cpu/cpu_backend.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace convoke::cpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Reads whole lines of 64 bytes and returns something that depends on all of them.
+using Reader = uint64_t (*)(const std::byte* data, size_t lines);
+
+uint64_t read_words(const std::byte* data, size_t lines) {
+  uint64_t sums[8] = {};
+  for (size_t line = 0; line < lines; ++line) {
+    uint64_t words[8];
+    std::memcpy(words, data + 64 * line, sizeof(words));
+    for (int i = 0; i < 8; ++i) sums[i] += words[i];
+  }
+  return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx512f"))) inline void add_lines(const std::byte* data, __m512i* sums) {
+  for (int i = 0; i < 8; ++i) {
+    sums[i] = _mm512_add_epi64(sums[i], _mm512_loadu_si512(data + 64 * i));
+  }
+}
+
+template <int PrefetchBytes, int Streams>
+__attribute__((target("avx512f"))) uint64_t read_vectors(const std::byte* data, size_t lines) {
+  __m512i sums[8] = {};
+  const size_t stream_lines = lines / Streams / 8 * 8;
+  for (size_t line = 0; line < stream_lines; line += 8) {
+    for (int s = 0; s < Streams; ++s) {
+      const std::byte* block = data + 64 * (line + size_t(s) * stream_lines);
+      if (PrefetchBytes != 0) {
+        for (int i = 0; i < 8; ++i) {
+          _mm_prefetch(reinterpret_cast<const char*>(block + PrefetchBytes + 64 * i), _MM_HINT_T0);
+        }
+      }
+      add_lines(block, sums);
+    }
+  }
+  uint64_t words[8] = {};
+  for (const __m512i& sum : sums) {
+    uint64_t part[8];
+    _mm512_storeu_si512(part, sum);
+    for (int i = 0; i < 8; ++i) words[i] += part[i];
+  }
+  const size_t done = stream_lines * Streams;
+  return words[0] + words[1] + words[2] + words[3] + words[4] + words[5] + words[6] + words[7] +
+         read_words(data + 64 * done, lines - done);
+}
+
+#endif
+
+std::vector<Reader> readers() {
+  std::vector<Reader> all = {read_words};
+#if defined(__x86_64__)
+  if (best_isa() >= Isa::kAvx512Bf16) {
+    all.insert(all.end(), {read_vectors<0, 1>, read_vectors<2048, 1>, read_vectors<4096, 1>,
+                           read_vectors<8192, 1>, read_vectors<2048, 4>, read_vectors<4096, 4>});
+  }
+#endif
+  return all;
+}
+
+}  // namespace
+
+double measure_read_bandwidth(Backend& backend, size_t bytes) {
+  const size_t lines = std::max<size_t>(bytes / 64, 1);
+  const std::unique_ptr<Buffer> buffer = backend.allocate(lines * 64);
+  const auto* data = static_cast<const std::byte*>(buffer->data());
+  const auto share = [&](const CpuStream& stream) {
+    const size_t index = size_t(stream.index()), count = size_t(stream.count());
+    return std::pair(lines * index / count, lines * (index + 1) / count);
+  };
+  backend.run([&](Stream& stream) {
+    const auto [begin, end] = share(cpu_stream(stream));
+    std::memset(static_cast<std::byte*>(buffer->data()) + 64 * begin, 1, 64 * (end - begin));
+  });
+
+  std::atomic<uint64_t> sink{0};
+  double best = 0;
+  const auto pass = [&](Reader reader) {
+    double seconds = 0;
+    backend.run([&](Stream& stream) {
+      CpuStream& mine = cpu_stream(stream);
+      const auto [begin, end] = share(mine);
+      mine.barrier();
+      const Clock::time_point start = Clock::now();
+      const uint64_t sum = reader(data + 64 * begin, end - begin);
+      mine.barrier();
+      if (mine.index() == 0) seconds = seconds_since(start);
+      sink.fetch_add(sum, std::memory_order_relaxed);
+    });
+    best = std::max(best, double(lines * 64) / seconds);
+  };
+  // Every way three times and at least a fifth of a second in all.
+  const std::vector<Reader> ways = readers();
+  const Clock::time_point start = Clock::now();
+  for (int round = 0; round < 3 || seconds_since(start) < 0.2; ++round) {
+    for (const Reader reader : ways) pass(reader);
+  }
+  return best;
+}
+
+double measure_matmul_rate(Backend& backend, DType dtype) {
+  constexpr int64_t kRows = 512, kSize = 4096;
+  const size_t element = dtype_size(dtype);
+  const auto weights = backend.allocate(size_t(kSize * kSize) * element);
+  const auto inputs = backend.allocate(size_t(kRows * kSize) * element);
+  const auto outputs = backend.allocate(size_t(kRows * kSize) * sizeof(float));
+  // Any finite numbers will do: 0x3c3c is a small bfloat16, and 0x3c3c3c3c a small float.
+  std::memset(weights->data(), 0x3c, weights->bytes());
+  std::memset(inputs->data(), 0x3c, inputs->bytes());
+  const auto packed =
+      backend.pack({.parts = {TensorView::matrix(weights->data(), dtype, kSize, kSize)},
+                    .dtype = dtype,
+                    .groups = 1});
+  const MatmulArgs args{.x = TensorView::matrix(inputs->data(), dtype, kRows, kSize),
+                        .weights = packed.get(),
+                        .bias = nullptr,
+                        .y = TensorView::matrix(outputs->data(), DType::kFloat32, kRows, kSize)};
+  double best = 0;
+  const Clock::time_point start = Clock::now();
+  for (int round = 0; round < 2 || seconds_since(start) < 0.3; ++round) {
+    const Clock::time_point begin = Clock::now();
+    backend.run([&](Stream& stream) { backend.matmul(stream, args); });
+    best = std::max(best, 2.0 * kRows * kSize * kSize / seconds_since(begin));
+  }
+  return best;
+}
+
+}  // namespace convoke::cpu
