@@ -59,7 +59,7 @@ inline constexpr uint32_t kPhiloxWeyl1 = 0xBB67AE85;
 inline constexpr uint32_t kNoiseCounterWord = 0x436f6e76;
 
 /// What the templates need of a lane policy V: types F (float lanes) and U (uint32 lanes, with the
-/// operators + - ^ & | ~ << >>), and the functions below. One lane:
+/// operators + - * ^ & | ~ << >>), and the functions below. One lane:
 struct ScalarLanes {
   using F = float;
   using U = uint32_t;
@@ -183,10 +183,8 @@ CONVOKE_LANE_INLINE typename V::F gumbel_from_bits(typename V::U bits) {
 template <typename V>
 CONVOKE_LANE_INLINE typename V::U digest_factor(typename V::U token) {
   using U = typename V::U;
-  U high, h = token + V::splat_bits(0x9E3779B9);
-  V::multiply_wide(h, 0x85EBCA6B, high, h);
-  h = h ^ (h >> 15);
-  V::multiply_wide(h, 0xC2B2AE35, high, h);
+  U h = (token + V::splat_bits(0x9E3779B9)) * 0x85EBCA6Bu;
+  h = (h ^ (h >> 15)) * 0xC2B2AE35u;
   return h ^ (h >> 16);
 }
 

@@ -9,9 +9,9 @@
 // nothing better is left, and then the lowest id among them. A banned token loses even to those.
 // When every token is banned the pick is the lowest id, with score -infinity.
 //
-// The filters' arithmetic is the same on every path: p_v / max p is exp(x_v - max x) in double
-// precision, and the sums of top-p are sums of these as integers of 2^-44, which do not depend on
-// their order.
+// The filters' arithmetic is the same on every path: p_v / max p is exp(x_v - max x), in double
+// precision (for the sums of top-p in single precision below e^-12), and the sums of top-p are sums
+// of these as integers of 2^-44, which do not depend on their order.
 #pragma once
 
 #include <cstdint>

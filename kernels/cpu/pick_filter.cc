@@ -9,10 +9,6 @@
 namespace convoke::cpu {
 namespace {
 
-/// Most rows have their border this near the maximum; then the many tokens beyond it need not be
-/// filed. A multiple of the bucket width.
-constexpr float kNearLimit = 12.0f;
-
 class CutFinder {
  public:
   CutFinder(const PickKernels& kernels, const ScaledRow& row, const PickRow& params,
@@ -26,7 +22,7 @@ class CutFinder {
     PickCut cut{kNoChance, std::numeric_limits<int32_t>::max(), row_.maximum,
                 std::numeric_limits<float>::infinity()};
     if (by_k_ || by_p_) {
-      weigh(kNearLimit);
+      weigh(kNearDistance);
       if (!border_is_filed()) weigh(std::numeric_limits<float>::infinity());
       last_bucket_ = kWeightBuckets - 1;
       total_ = histogram_.total;
@@ -44,10 +40,10 @@ class CutFinder {
     kernels_.weigh(row_.tail, row_.tail_columns(), row_.maximum, limit, &histogram_);
   }
 
-  /// Whether the buckets nearer than kNearLimit hold what has to be kept.
+  /// Whether the buckets nearer than kNearDistance hold what has to be kept.
   bool border_is_filed() const {
     uint64_t mass = 0, count = 0;
-    for (int b = 0; b < int(kNearLimit * kBucketsPerUnit); ++b) {
+    for (int b = 0; b < int(kNearDistance * kBucketsPerUnit); ++b) {
       mass += histogram_.mass[b];
       count += histogram_.count[b];
     }
@@ -63,7 +59,7 @@ class CutFinder {
   }
 
   uint64_t weight_of(int32_t column) const {
-    return weight<ScalarDouble>(double(weight_distance(row_[column], row_.maximum)));
+    return weight(weight_distance(row_[column], row_.maximum));
   }
 
   /// The columns of a bucket, into tokens_.

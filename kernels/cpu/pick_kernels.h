@@ -20,8 +20,8 @@ struct PickBest {
   int32_t token;  ///< -1 = none
 };
 
-/// Fixed-point weights: exp(-d) * 2^44, rounded to an integer. Integer sums do not depend on their
-/// order, so totals and cut-offs are the same for every split of the work. 2^19 tokens fit.
+/// Fixed-point weights: exp(-d) * 2^44 as an integer (pick_weight.h). Integer sums do not depend on
+/// their order, so totals and cut-offs are the same for every split of the work. 2^19 tokens fit.
 inline constexpr int kWeightBits = 44;
 inline constexpr int64_t kMaxFilterVocabulary = int64_t(1) << 19;
 
@@ -30,6 +30,10 @@ inline constexpr int64_t kMaxFilterVocabulary = int64_t(1) << 19;
 inline constexpr int kWeightBuckets = 1024;
 inline constexpr float kBucketsPerUnit = 32.0f;
 inline constexpr float kWeightless = kWeightBuckets / kBucketsPerUnit;
+
+/// Most rows have the borders of their filters nearer than this to the maximum; what lies beyond
+/// weighs little and need not be filed. A multiple of the bucket width.
+inline constexpr float kNearDistance = 12.0f;
 
 struct WeightHistogram {
   uint64_t total;  ///< weights of all columns
@@ -59,8 +63,8 @@ struct PickKernels {
   /// x = max(logit / temperature, floor); returns the largest.
   float (*scale)(const float* logits, const float* floor, int64_t columns, float temperature,
                  float* x);
-  /// Adds the weights of exp(x - maximum) to histogram->total, and files columns nearer than
-  /// `limit` in the buckets. Columns that are not above -infinity weigh nothing.
+  /// Adds the weights of all columns to histogram->total, and files columns nearer than `limit` in
+  /// the buckets.
   void (*weigh)(const float* x, int64_t columns, float maximum, float limit,
                 WeightHistogram* histogram);
   /// Appends the columns whose distance lies in `bucket`, ascending; returns how many.

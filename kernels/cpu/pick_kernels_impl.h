@@ -128,27 +128,41 @@ CONVOKE_LANE_INLINE VecI buckets(VecF distance) {
   return __builtin_convertvector(scaled < last ? scaled : last, VecI);
 }
 
+/// The weights of a register of distances: two registers of 64-bit integers.
+CONVOKE_LANE_INLINE void weights(VecF d, VecQ& low, VecQ& high) {
+  uint32_t far[kLanes];
+  store(far, (VecU) __builtin_convertvector(far_weight<VecLanes>(d), VecI));
+  low = __builtin_convertvector(load<HalfU>(far), VecQ);
+  high = __builtin_convertvector(load<HalfU>(far + kLanes / 2), VecQ);
+  if (!any_above(splat_f(kNearDistance), d)) return;
+  float distance[kLanes];
+  store(distance, d);
+  const VecD limit = VecDouble::splat(kNearDistance);
+  const VecD d_low = __builtin_convertvector(load<HalfF>(distance), VecD);
+  const VecD d_high = __builtin_convertvector(load<HalfF>(distance + kLanes / 2), VecD);
+  low = d_low < limit ? near_weight<VecDouble>(d_low) : low;
+  high = d_high < limit ? near_weight<VecDouble>(d_high) : high;
+}
+
 void weigh_loop(const float* x, int64_t columns, float maximum, float limit,
                 WeightHistogram* histogram) {
   VecQ total{};
   for (int64_t i = 0; i < columns; i += kLanes) {
     const VecF d = distances(load<VecF>(x + i), maximum);
-    if (limit < kWeightless && !any_at_least(splat_f(kWeightless), d)) continue;
+    VecQ low, high;
+    weights(d, low, high);
+    total += low + high;
+    if (!any_above(splat_f(limit), d)) continue;
     float distance[kLanes];
-    uint64_t weights[kLanes];
-    store(distance, d);
-    for (int half = 0; half < 2; ++half) {
-      const HalfF part = load<HalfF>(distance + half * kLanes / 2);
-      const VecQ q = weight<VecDouble>(__builtin_convertvector(part, VecD));
-      total += q;
-      store(weights + half * kLanes / 2, q);
-    }
-    if (!any_at_least(splat_f(limit), d)) continue;
+    uint64_t weight[kLanes];
     int32_t bucket[kLanes];
+    store(distance, d);
+    store(weight, low);
+    store(weight + kLanes / 2, high);
     store(bucket, buckets(d));
     for (int lane = 0; lane < kLanes; ++lane) {
-      if (!(distance[lane] <= limit)) continue;
-      histogram->mass[bucket[lane]] += weights[lane];
+      if (!(distance[lane] < limit)) continue;
+      histogram->mass[bucket[lane]] += weight[lane];
       ++histogram->count[bucket[lane]];
     }
   }

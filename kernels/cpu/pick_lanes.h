@@ -21,6 +21,7 @@ typedef float VecF __attribute__((vector_size(CONVOKE_PICK_BYTES)));
 typedef uint32_t VecU __attribute__((vector_size(CONVOKE_PICK_BYTES)));
 typedef int32_t VecI __attribute__((vector_size(CONVOKE_PICK_BYTES)));
 typedef float HalfF __attribute__((vector_size(CONVOKE_PICK_BYTES / 2)));
+typedef uint32_t HalfU __attribute__((vector_size(CONVOKE_PICK_BYTES / 2)));
 typedef double VecD __attribute__((vector_size(CONVOKE_PICK_BYTES)));
 typedef uint64_t VecQ __attribute__((vector_size(CONVOKE_PICK_BYTES)));
 
@@ -63,6 +64,21 @@ CONVOKE_LANE_INLINE bool any_at_least(VecF a, VecF b) {
 #else
   bool any = false;
   for (int i = 0; i < kLanes; ++i) any |= a[i] >= b[i];
+  return any;
+#endif
+}
+
+/// Some lane of a > that of b.
+CONVOKE_LANE_INLINE bool any_above(VecF a, VecF b) {
+#if CONVOKE_PICK_BYTES == 64
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
+#elif CONVOKE_PICK_BYTES == 32
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(_mm_cmpgt_ps((__m128)a, (__m128)b)) != 0;
+#else
+  bool any = false;
+  for (int i = 0; i < kLanes; ++i) any |= a[i] > b[i];
   return any;
 #endif
 }
@@ -125,7 +141,6 @@ struct VecDouble {
   using Q = VecQ;
   static CONVOKE_LANE_INLINE D splat(double x) { return D{} + x; }
   static CONVOKE_LANE_INLINE Q splat_bits(uint64_t x) { return Q{} + x; }
-  static CONVOKE_LANE_INLINE D smaller(D a, D b) { return a < b ? a : b; }
   static CONVOKE_LANE_INLINE Q bits(D x) { return (Q)x; }
   static CONVOKE_LANE_INLINE D from_bits(Q q) { return (D)q; }
 };

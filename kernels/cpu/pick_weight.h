@@ -13,7 +13,6 @@ struct ScalarDouble {
   using Q = uint64_t;
   static CONVOKE_LANE_INLINE D splat(double x) { return x; }
   static CONVOKE_LANE_INLINE Q splat_bits(uint64_t x) { return x; }
-  static CONVOKE_LANE_INLINE D smaller(D a, D b) { return a < b ? a : b; }
   static CONVOKE_LANE_INLINE Q bits(D x) {
     Q q;
     std::memcpy(&q, &x, sizeof q);
@@ -26,14 +25,14 @@ struct ScalarDouble {
   }
 };
 
-/// exp(-d) * 2^exponent for d >= 0 (infinity too), relative error below 1e-14 down to d = 45, where
-/// it stays: exp(-45) weighs nothing in any use. Cody-Waite reduction by ln 2 in two parts, Taylor
-/// polynomial of degree 11 on |r| <= ln 2 / 2; separate multiplications and additions.
+/// exp(-d) * 2^exponent for d >= 0 (infinity too), relative error below 1e-14 up to d = 45, where
+/// it stays. Cody-Waite reduction by ln 2 in two parts, Taylor polynomial of degree 11 on |r| <= ln
+/// 2 / 2; separate multiplications and additions.
 template <typename V>
 CONVOKE_LANE_INLINE typename V::D scaled_exp(typename V::D d, int exponent) {
   using D = typename V::D;
   using Q = typename V::Q;
-  const D capped = V::smaller(d, V::splat(45.0));
+  const D capped = d < V::splat(45.0) ? d : V::splat(45.0);
   const D magic = V::splat(0x1.8p52);
   const D rounded = magic - capped * V::splat(0x1.71547652b82fep+0);  // -d / ln 2
   const D n = rounded - magic;
@@ -56,21 +55,41 @@ CONVOKE_LANE_INLINE typename V::D scaled_exp(typename V::D d, int exponent) {
   return V::from_bits(V::bits(p) + shift);
 }
 
-/// round(exp(-d) * 2^kWeightBits)
+/// The weight of a distance nearer than kNearDistance: round(exp(-d) * 2^kWeightBits).
 template <typename V>
-CONVOKE_LANE_INLINE typename V::Q weight(typename V::D d) {
+CONVOKE_LANE_INLINE typename V::Q near_weight(typename V::D d) {
   const auto shifted = scaled_exp<V>(d, kWeightBits) + V::splat(0x1p52);
   return V::bits(shifted) - V::splat_bits(uint64_t(0x433) << 52);
 }
 
-/// The distance of x below the maximum; zero at the maximum even where both are infinite.
-CONVOKE_LANE_INLINE float weight_distance(float x, float maximum) {
-  return x == maximum ? 0.0f : maximum - x;
+/// The weight of any other distance, to be truncated to an integer (below 2^27): the same in single
+/// precision, which is plenty for tokens of so little weight, and they are most of a row.
+template <typename V>
+CONVOKE_LANE_INLINE typename V::F far_weight(typename V::F d) {
+  using F = typename V::F;
+  const F capped = d < V::splat(kWeightless) ? d : V::splat(kWeightless);
+  const F magic = V::splat(0x1.8p23f);
+  const F rounded = magic - capped * V::splat(0x1.715476p+0f);
+  const F n = rounded - magic;
+  const F r = (V::splat(0.0f) - capped - n * V::splat(0x1.63p-1f)) - n * V::splat(-0x1.bd0106p-13f);
+  F p = V::splat(1.0f / 720);
+  p = p * r + V::splat(1.0f / 120);
+  p = p * r + V::splat(1.0f / 24);
+  p = p * r + V::splat(1.0f / 6);
+  p = p * r + V::splat(0.5f);
+  p = p * r + V::splat(1.0f);
+  p = p * r + V::splat(1.0f);
+  return V::from_bits(V::bits(p) + ((V::bits(rounded) + V::splat_bits(kWeightBits)) << 23));
 }
 
-CONVOKE_LANE_INLINE int weight_bucket(float distance) {
-  const float scaled = distance * kBucketsPerUnit;
-  return scaled < float(kWeightBuckets - 1) ? int(scaled) : kWeightBuckets - 1;
+inline uint64_t weight(float d) {
+  if (d < kNearDistance) return near_weight<ScalarDouble>(double(d));
+  return uint64_t(far_weight<noise_core::ScalarLanes>(d));
+}
+
+/// The distance of x below the maximum; zero at the maximum even where both are infinite.
+inline float weight_distance(float x, float maximum) {
+  return x == maximum ? 0.0f : maximum - x;
 }
 
 }  // namespace convoke::cpu
