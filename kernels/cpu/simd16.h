@@ -45,6 +45,16 @@ typedef uint16_t NativeHalves __attribute__((vector_size(CONVOKE_SIMD_BYTES / 2)
 
 // --- One native vector ---
 
+CONVOKE_SIMD_INLINE NativeFloats native_broadcast(float value) {
+#if defined(CONVOKE_SIMD_AVX512)
+  return _mm512_set1_ps(value);
+#elif defined(CONVOKE_SIMD_AVX2)
+  return _mm256_set1_ps(value);
+#else
+  return NativeFloats{value, value, value, value};
+#endif
+}
+
 CONVOKE_SIMD_INLINE NativeFloats native_fma(NativeFloats a, NativeFloats b, NativeFloats c) {
 #if defined(CONVOKE_SIMD_AVX512)
   return _mm512_fmadd_ps(a, b, c);
@@ -152,7 +162,7 @@ CONVOKE_SIMD_INLINE Floats min(Floats a, Floats b) {
   CONVOKE_SIMD_PARTWISE(native_min(a.part[i], b.part[i]));
 }
 CONVOKE_SIMD_INLINE Floats broadcast(float value) {
-  CONVOKE_SIMD_PARTWISE(NativeFloats{} + value);
+  CONVOKE_SIMD_PARTWISE(native_broadcast(value));
 }
 CONVOKE_SIMD_INLINE Floats zero() {
   CONVOKE_SIMD_PARTWISE(NativeFloats{});
@@ -280,7 +290,7 @@ CONVOKE_SIMD_INLINE float fold(Floats value, Combine combine) {
   store(lanes, value);
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) {
-      const NativeFloats a = NativeFloats{} + lanes[i], b = NativeFloats{} + lanes[i + half];
+      const NativeFloats a = native_broadcast(lanes[i]), b = native_broadcast(lanes[i + half]);
       lanes[i] = combine(a, b)[0];
     }
   }
@@ -300,15 +310,15 @@ CONVOKE_SIMD_INLINE float max_lanes(Floats value) {
 /// (what is left out is below 0.1 ulp). ln 2 is taken off in two parts of which the first has 9
 /// bits, so n times it is exact. `power` is 1.5 * 2^23 + n: its low bits are n.
 CONVOKE_SIMD_INLINE NativeFloats exp_fraction(NativeFloats x, NativeFloats& power) {
-  const NativeFloats magic = NativeFloats{} + 0x1.8p23f;
-  power = native_fma(x, NativeFloats{} + 0x1.715476p0f, magic);
+  const NativeFloats magic = native_broadcast(0x1.8p23f);
+  power = native_fma(x, native_broadcast(0x1.715476p0f), magic);
   const NativeFloats n = power - magic;
-  NativeFloats r = native_fma(n, NativeFloats{} + -0x1.63p-1f, x);
-  r = native_fma(n, NativeFloats{} + 0x1.bd0106p-13f, r);
+  NativeFloats r = native_fma(n, native_broadcast(-0x1.63p-1f), x);
+  r = native_fma(n, native_broadcast(0x1.bd0106p-13f), r);
   constexpr float kTaylor[] = {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f};
-  NativeFloats sum = NativeFloats{} + 1.f / 5040;
+  NativeFloats sum = native_broadcast(1.f / 5040);
 #pragma GCC unroll 8
-  for (float coefficient : kTaylor) sum = native_fma(sum, r, NativeFloats{} + coefficient);
+  for (float coefficient : kTaylor) sum = native_fma(sum, r, native_broadcast(coefficient));
   return sum;
 }
 
@@ -326,7 +336,7 @@ CONVOKE_SIMD_INLINE Floats exp(Floats x) {
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) {
     const NativeFloats limited =
-        native_max(NativeFloats{} + -104.f, native_min(NativeFloats{} + 89.f, x.part[i]));
+        native_max(native_broadcast(-104.f), native_min(native_broadcast(89.f), x.part[i]));
     NativeFloats power;
     const NativeFloats fraction = exp_fraction(limited, power);
     const NativeInts n = exponent_of(power);
