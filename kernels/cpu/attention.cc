@@ -14,6 +14,14 @@ const AttentionKernels& kernels_for(Isa isa) {
                    avx512::attention_kernels());
 }
 
+const AttentionKernels& attend_kernels_for(Isa isa, const KvShape& shape) {
+  const bool fits_tiles = shape.dtype == DType::kBFloat16 && shape.head_dim % 32 == 0;
+  if (isa == Isa::kAmxBf16 && fits_tiles && amx::attention_kernels() != nullptr) {
+    return *amx::attention_kernels();
+  }
+  return kernels_for(isa);
+}
+
 void check_shape(const KvShape& shape) {
   CONVOKE_CHECK_GE(shape.kv_heads, 1);
   CONVOKE_CHECK_GE(shape.head_dim, 2);
@@ -111,7 +119,7 @@ void attention(CpuStream& stream, Isa isa, const AttentionArgs& args) {
   CONVOKE_CHECK_EQ(args.y.rows, batch.rows);
   CONVOKE_CHECK_EQ(args.y.cols, int64_t(args.heads) * args.kv.shape.head_dim);
   CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || args.y.dtype == DType::kBFloat16);
-  const AttentionKernels& kernels = kernels_for(isa);
+  const AttentionKernels& kernels = attend_kernels_for(isa, args.kv.shape);
 
   int64_t total = 0;
   for_each_task(args, kernels.max_queries, stream.count(),

@@ -33,4 +33,9 @@ namespace avx512 {
 const AttentionKernels* attention_kernels();
 }
 
+/// Only attend; for bfloat16 caches with head_dim a multiple of 32.
+namespace amx {
+const AttentionKernels* attention_kernels();
+}
+
 }  // namespace convoke::cpu

@@ -38,7 +38,7 @@ void run_team(int threads, Program program) {
   program(static_cast<CpuStream&>(stream));
 }
 
-/// Whether this machine can run the kernels of an instruction set. AMX uses those of AVX-512.
+/// Whether this machine can run the kernels of an instruction set.
 inline bool machine_has(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx2) {
@@ -49,12 +49,24 @@ inline bool machine_has(Isa isa) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
+  // Not only a feature bit: best_isa() also asks the operating system for the tiles.
+  if (isa == Isa::kAmxBf16) return best_isa() == Isa::kAmxBf16;
 #endif
   return isa == Isa::kPortable;
 }
 
 inline std::string test_name(Isa isa) {
-  return isa == Isa::kPortable ? "portable" : isa == Isa::kAvx2 ? "avx2" : "avx512";
+  switch (isa) {
+    case Isa::kPortable:
+      return "portable";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512Bf16:
+      return "avx512";
+    case Isa::kAmxBf16:
+      return "amx";
+  }
+  return "unknown";
 }
 
 }  // namespace convoke::cpu
