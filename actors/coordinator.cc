@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <set>
 
 #include "kernels/check.h"
 
@@ -64,7 +63,8 @@ void Coordinator::run() {
     throw;
   }
   cancel_all();
-  if (drafter_) mailbox_.send(drafter_->peer, Shutdown{"the job ends"});
+  if (drafter_) observers_.insert(drafter_->peer);
+  for (const PeerId& peer : observers_) mailbox_.send(peer, Shutdown{"the job ends"});
 }
 
 bool Coordinator::turn(Clock::time_point idle_until) {
@@ -72,6 +72,7 @@ bool Coordinator::turn(Clock::time_point idle_until) {
   // With work at hand only what is already there is taken; else wait for something to arrive.
   handle_arrivals(scheduler_.idle() && outbox_.empty() ? idle_until : start);
   flush_outbox();
+  notice_departures();
   if (signals_.stop.load() || shutdown_) return false;
   if (!scheduler_.idle()) {
     if (!turn_start_) turn_start_ = start;
@@ -140,10 +141,8 @@ void Coordinator::on(const PeerId& from, CancelRequest& message) {
   const SequenceId id = found->second;
   scheduler_.cancel(id);
   finish(requests_.at(id), {.request = message.request, .finish = FinishReason::kCancelled});
-  requests_.erase(id);
   by_client_.erase({from, message.request});
-  drafts_.erase(id);
-  if (drafter_ && drafter_->in_sync) mailbox_.send(drafter_->peer, SequenceClosed{id});
+  forget(id);
 }
 
 void Coordinator::on(const PeerId& from, DraftTrees& message) {
@@ -168,7 +167,9 @@ void Coordinator::on(const PeerId& from, DrafterReady& message) {
   signals_.drafters_seen.fetch_add(1);
 }
 
-void Coordinator::on(const PeerId&, Heartbeat&) {}
+void Coordinator::on(const PeerId& from, Heartbeat&) {
+  observers_.insert(from);  // wants to know when this replica ends
+}
 
 void Coordinator::on(const PeerId& from, Fault& message) {
   if (drafter_ && drafter_->peer == from) {
@@ -344,9 +345,8 @@ void Coordinator::report_one(const Progress& progress, const StepTimes& times, b
   output.finish = finish_reason(progress.end);
   output.stop_token = progress.stop_token;
   finish(request, std::move(output));
-  if (drafter_ && drafter_->in_sync) mailbox_.send(drafter_->peer, SequenceClosed{progress.id});
   by_client_.erase({request.peer, request.client_id});
-  requests_.erase(progress.id);
+  forget(progress.id);
 }
 
 void Coordinator::finish(Request& request, RequestOutput output) {
@@ -391,21 +391,37 @@ void Coordinator::flush_outbox() {
     if (Clock::now() - parcel.since < kPeerPatience) return;
     spdlog::warn("{}: a front end has not taken its output for {} s; its requests are cancelled",
                  options_.role, kPeerPatience.count());
-    const PeerId gone = parcel.to;
-    std::erase_if(outbox_, [&](const Parcel& p) { return p.to == gone; });
-    for (auto it = by_client_.begin(); it != by_client_.end();) {
-      if (it->first.first != gone) {
-        ++it;
-        continue;
-      }
-      scheduler_.cancel(it->second);
-      drafts_.erase(it->second);
-      if (drafter_ && drafter_->in_sync) {
-        mailbox_.send(drafter_->peer, SequenceClosed{it->second});
-      }
-      requests_.erase(it->second);
-      it = by_client_.erase(it);
+    drop_client(PeerId(parcel.to));
+  }
+}
+
+void Coordinator::drop_client(const PeerId& peer) {
+  std::erase_if(outbox_, [&](const Parcel& p) { return p.to == peer; });
+  for (auto it = by_client_.begin(); it != by_client_.end();) {
+    if (it->first.first != peer) {
+      ++it;
+      continue;
     }
+    scheduler_.cancel(it->second);
+    forget(it->second);
+    it = by_client_.erase(it);
+  }
+}
+
+void Coordinator::forget(SequenceId id) {
+  drafts_.erase(id);
+  requests_.erase(id);
+  if (drafter_ && drafter_->in_sync) mailbox_.send(drafter_->peer, SequenceClosed{id});
+}
+
+void Coordinator::notice_departures() {
+  for (const PeerId& peer : mailbox_.departed()) {
+    if (drafter_ && drafter_->peer == peer) {
+      spdlog::warn("{}: the drafter is gone; decoding goes on without it", options_.role);
+      lose_drafter();
+    }
+    drop_client(peer);
+    observers_.erase(peer);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -98,6 +99,9 @@ class Coordinator {
   void announce_fault(const std::string& reason);
   void send_output(const PeerId& to, RequestOutput output);
   void flush_outbox();
+  void drop_client(const PeerId& peer);
+  void forget(SequenceId id);
+  void notice_departures();
 
   Mailbox& mailbox_;
   StepRunner& runner_;
@@ -118,7 +122,8 @@ class Coordinator {
     RequestOutput output;
     Clock::time_point since;
   };
-  std::deque<Parcel> outbox_;  ///< outputs whose peer's queue was full
+  std::deque<Parcel> outbox_;   ///< outputs whose peer's queue was full
+  std::set<PeerId> observers_;  ///< peers that sent heartbeats
   SequenceId next_id_ = 1;
   uint64_t step_ = 0;
   double pass_seconds_ = 0;  ///< running mean of the target's passes

@@ -96,4 +96,9 @@ class Engine {
 /// flags and ranks do not fit together.
 std::unique_ptr<Engine> start_engine(const EngineOptions& options);
 
+/// What a process does that is a rank of a job but not the first: plays its role until the job
+/// ends, and returns its exit code. nullopt on the first rank and alone: the caller runs the
+/// command then. Call it before start_engine, with the same options on all ranks.
+std::optional<int> run_as_worker_rank(const EngineOptions& options);
+
 }  // namespace convoke

@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "kernels/check.h"
+#include "runtime/drafters/fan.h"
 #include "runtime/drafters/ngram.h"
 #include "runtime/drafters/random.h"
 #include "runtime/drafters/registry.h"
@@ -24,6 +25,12 @@ constexpr std::array kMethods{
                 [](const std::string& argument) { NgramOptions::parse(argument); },
                 [](const DrafterSpec& spec, int) -> std::unique_ptr<Drafter> {
                   return std::make_unique<NgramDrafter>(NgramOptions::parse(spec.argument));
+                }},
+    DraftMethod{"fan", "a fixed number of guesses, to measure what a pass over so many rows costs",
+                [](const std::string& argument) { FanDrafter::parse_nodes(argument); },
+                [](const DrafterSpec& spec, int vocabulary) -> std::unique_ptr<Drafter> {
+                  return std::make_unique<FanDrafter>(FanDrafter::parse_nodes(spec.argument),
+                                                      vocabulary);
                 }},
     DraftMethod{"random", "random trees, to test that drafts never change a token",
                 [](const std::string& argument) { RandomDrafter::parse_seed(argument); },

@@ -1,0 +1,175 @@
+#include "launcher/replica.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <thread>
+
+#include "kernels/check.h"
+#include "runtime/picker.h"
+
+namespace convoke {
+namespace {
+
+// Of the memory that is free when a job starts, what its key/value cache may take unless told.
+constexpr double kCacheShare = 0.4;
+
+cpu::Isa choose_isa(const std::string& flag) {
+  const cpu::Isa best = cpu::best_isa();
+  if (flag == "auto") return best;
+  const cpu::Isa wanted = cpu::parse_isa(flag);
+  if (wanted > best) {
+    throw_error(ErrorKind::kUsage, "--cpu-isa {}: this machine can run at most '{}'", flag,
+                cpu::isa_name(best));
+  }
+  return wanted;
+}
+
+void check_device(const std::string& device) {
+  if (device == "auto" || device == "cpu") return;
+  if (device == "cuda") {
+    throw_error(ErrorKind::kUsage, "--device cuda: this build has no CUDA backend; use cpu");
+  }
+  throw_error(ErrorKind::kUsage, "--device '{}': expected auto or cpu", device);
+}
+
+int context_length(const EngineOptions& options, const ModelConfig& config) {
+  if (options.max_model_len == 0) return config.max_positions;
+  if (options.max_model_len < 2 || options.max_model_len > config.max_positions) {
+    throw_error(ErrorKind::kUsage, "--max-model-len {}: this model takes 2 to {} tokens",
+                options.max_model_len, config.max_positions);
+  }
+  return options.max_model_len;
+}
+
+int64_t kv_bytes_per_token(const ReplicaSetup& setup) {
+  const ModelConfig& c = setup.config;
+  const int64_t heads = std::max(c.kv_heads, setup.tp);  // replicated when tp exceeds them
+  return 2 * c.layers * heads * c.head_dim * int64_t(dtype_size(setup.dtype)) / setup.tp;
+}
+
+int32_t choose_blocks(const ReplicaSetup& setup, int shards_in_process) {
+  const EngineOptions& o = setup.options;
+  if (o.kv_cache_tokens < 0) {
+    throw_error(ErrorKind::kUsage, "--kv-cache-tokens {}: must not be negative", o.kv_cache_tokens);
+  }
+  if (o.kv_cache_tokens > 0) return std::max(1, blocks_for(o.kv_cache_tokens));
+  // Room for every sequence at full length with a tree, if memory allows; else what it allows.
+  const int64_t wanted =
+      int64_t(o.max_num_seqs) * (setup.max_model_len + int64_t(o.drafter.limits.max_nodes));
+  const int64_t affordable = int64_t(double(available_memory()) * kCacheShare) /
+                             (kv_bytes_per_token(setup) * shards_in_process);
+  const int64_t tokens = std::min(wanted, affordable);
+  if (tokens < setup.max_model_len) {
+    throw_error(ErrorKind::kResource,
+                "the free memory holds keys and values of {} tokens, less than one sequence of {}: "
+                "lower --max-model-len or set --kv-cache-tokens",
+                tokens, setup.max_model_len);
+  }
+  return blocks_for(tokens) + o.max_num_seqs;  // a partly filled block per sequence
+}
+
+void check_limits(const EngineOptions& o) {
+  if (o.max_num_seqs < 1) {
+    throw_error(ErrorKind::kUsage, "--max-num-seqs {}: must be at least 1", o.max_num_seqs);
+  }
+  if (o.max_batched_tokens < o.max_num_seqs) {
+    throw_error(ErrorKind::kUsage,
+                "--max-num-batched-tokens {}: must be at least --max-num-seqs ({}), a row each",
+                o.max_batched_tokens, o.max_num_seqs);
+  }
+  if (o.prompt_chunk < 0) {
+    throw_error(ErrorKind::kUsage, "--prompt-chunk {}: must not be negative", o.prompt_chunk);
+  }
+  if (o.threads < 0)
+    throw_error(ErrorKind::kUsage, "--threads {}: must not be negative", o.threads);
+}
+
+std::shared_ptr<const TensorSource> open_source(const EngineOptions& options,
+                                                const ModelConfig& config) {
+  if (options.load_format == "dummy") return nullptr;
+  if (options.load_format != "auto") {
+    throw_error(ErrorKind::kUsage, "--load-format '{}': expected auto or dummy",
+                options.load_format);
+  }
+  std::shared_ptr<const TensorSource> source = open_checkpoint(options.model);
+  check_tensors(config, *source);
+  return source;
+}
+
+}  // namespace
+
+int usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) {
+    return std::max(1, int(std::thread::hardware_concurrency()));
+  }
+  return std::max(1, CPU_COUNT(&set));
+}
+
+int64_t available_memory() {
+  std::ifstream info("/proc/meminfo");
+  std::string key, unit;
+  int64_t kilobytes = 0;
+  while (info >> key >> kilobytes) {
+    if (key == "MemAvailable:") return kilobytes * 1024;
+    std::getline(info, unit);
+  }
+  return int64_t(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+}
+
+ShardLimits ReplicaSetup::shard_limits() const {
+  return {.max_sequences = options.max_num_seqs,
+          .max_rows = options.max_batched_tokens,
+          .max_positions = max_model_len,
+          .kv_blocks = kv_blocks};
+}
+
+SchedulerOptions ReplicaSetup::scheduler_options() const {
+  const int chunk = options.prompt_chunk == 0 ? options.max_batched_tokens : options.prompt_chunk;
+  return {.max_sequences = options.max_num_seqs,
+          .max_rows = options.max_batched_tokens,
+          .prompt_chunk = std::min(chunk, options.max_batched_tokens),
+          .kv_blocks = kv_blocks,
+          .max_model_len = max_model_len,
+          .vocabulary = config.vocabulary,
+          .eos_tokens = {config.eos_tokens.begin(), config.eos_tokens.end()}};
+}
+
+CommunicatorOptions ReplicaSetup::communicator_options() const {
+  return {.reduce_capacity = reduce_capacity(config, options.max_batched_tokens),
+          .gather_capacity = gather_capacity(config.vocabulary, tp)};
+}
+
+ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_in_process) {
+  ReplicaSetup setup;
+  check_limits(options);
+  check_device(options.device);
+  setup.options = options;
+  setup.config = ModelConfig::load(options.model);
+  setup.tp = tp;
+  make_shard_plan(setup.config.extents(), tp, 0);  // throws if tp does not divide the model
+  setup.dtype = weight_dtype(options.dtype, setup.config);
+  setup.isa = choose_isa(options.cpu_isa);
+  setup.max_model_len = context_length(options, setup.config);
+  setup.source = open_source(options, setup.config);
+  const int threads = options.threads == 0 ? usable_cpus() : options.threads;
+  setup.threads = std::max(1, threads / shards_in_process);
+  setup.kv_blocks = choose_blocks(setup, shards_in_process);
+  return setup;
+}
+
+ShardRank::ShardRank(const ReplicaSetup& setup, std::unique_ptr<Communicator> communicator)
+    : config_(setup.config),
+      plan_(make_shard_plan(config_.extents(), communicator->size(), communicator->rank())),
+      backend_(cpu::make_cpu_backend({.threads = setup.threads, .isa = setup.isa})),
+      communicator_(std::move(communicator)),
+      weights_(
+          load_weights(*backend_, config_, plan_, setup.source, setup.dtype, setup.max_model_len)),
+      executor_(std::make_unique<ShardExecutor>(*backend_, *communicator_, config_, plan_, weights_,
+                                                setup.shard_limits())) {}
+
+}  // namespace convoke

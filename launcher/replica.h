@@ -1,0 +1,68 @@
+// What one tensor-parallel rank of a replica is made of, and how big everything is.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "launcher/engine.h"
+#include "parallel/communicator.h"
+#include "runtime/model_config.h"
+#include "runtime/model_files/tensor_source.h"
+#include "runtime/scheduler.h"
+#include "runtime/shard_executor.h"
+#include "runtime/weights.h"
+
+namespace convoke {
+
+/// Everything that must be equal on all ranks of a job, decided once before memory is taken.
+struct ReplicaSetup {
+  EngineOptions options;
+  ModelConfig config;
+  /// The mapped checkpoint, shared by the shards of a process; null for dummy weights, which every
+  /// shard makes for itself.
+  std::shared_ptr<const TensorSource> source;
+  DType dtype = DType::kBFloat16;
+  cpu::Isa isa = cpu::Isa::kPortable;
+  int tp = 1;
+  int threads = 1;  ///< per shard, on this host
+  int max_model_len = 0;
+  int32_t kv_blocks = 0;
+
+  ShardLimits shard_limits() const;
+  SchedulerOptions scheduler_options() const;
+  CommunicatorOptions communicator_options() const;
+  int64_t kv_cache_tokens() const { return int64_t(kv_blocks) * kKvBlockSize; }
+};
+
+/// Reads and checks the model directory and the flags. `available_bytes` is the memory that the
+/// caches of all ranks of this process may share. Throws Error naming flag, file or tensor.
+ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_in_process);
+
+/// CPUs this process may use.
+int usable_cpus();
+/// Memory that can be had without swapping, in bytes.
+int64_t available_memory();
+
+/// One shard: backend, packed weights, executor.
+class ShardRank {
+ public:
+  ShardRank(const ReplicaSetup& setup, std::unique_ptr<Communicator> communicator);
+
+  Communicator& communicator() { return *communicator_; }
+  ShardExecutor& executor() { return *executor_; }
+  Backend& backend() { return *backend_; }
+  const ModelWeights& weights() const { return weights_; }
+  int64_t weight_bytes() const { return weights_.bytes_per_pass(); }
+
+ private:
+  ModelConfig config_;
+  ShardPlan plan_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Communicator> communicator_;
+  ModelWeights weights_;
+  std::unique_ptr<ShardExecutor> executor_;
+};
+
+}  // namespace convoke

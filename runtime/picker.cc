@@ -1,0 +1,212 @@
+#include "runtime/picker.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "runtime/sampling_params.h"
+
+namespace convoke {
+namespace {
+
+int64_t widest_slice(int vocabulary, int tp) {
+  // Slices are dealt in panels of 16 (parallel/shard_plan.cc); the widest has ceil(panels / tp).
+  const int64_t panels = (vocabulary + 15) / 16;
+  return (panels + tp - 1) / tp * 16;
+}
+
+bool is_filtered(const PickRow& row) {
+  const bool filters =
+      row.temperature > 0 && (row.top_k > 0 || row.top_p < 1.0f || row.min_p > 0.0f);
+  return filters || row.logprobs >= 0;
+}
+
+template <typename T>
+std::span<const std::byte> bytes_of(const T* data, size_t count) {
+  return {reinterpret_cast<const std::byte*>(data), count * sizeof(T)};
+}
+
+template <typename T>
+std::span<std::byte> writable_bytes_of(T* data, size_t count) {
+  return {reinterpret_cast<std::byte*>(data), count * sizeof(T)};
+}
+
+}  // namespace
+
+int64_t gather_capacity(int vocabulary, int tp) {
+  const int64_t slice = widest_slice(vocabulary, tp) * int64_t(sizeof(float));
+  const int64_t choice = int64_t(sizeof(Pick) + (1 + kMaxLogprobs) * sizeof(TokenLogprob));
+  return kLogitRows * std::max(slice, choice);
+}
+
+Picker::Picker(Backend& backend, Communicator& communicator, const ShardPlan& plan, int vocabulary,
+               int max_rows)
+    : backend_(backend),
+      communicator_(communicator),
+      plan_(plan),
+      vocabulary_(vocabulary),
+      slice_width_(widest_slice(vocabulary, plan.tp)) {
+  for (Group* group : {&plain_, &filtered_}) {
+    group->requests.reserve(size_t(max_rows));
+    group->rows.reserve(size_t(max_rows));
+    group->params.reserve(size_t(max_rows));
+    group->picks.reserve(size_t(max_rows));
+  }
+  bids_.resize(size_t(plan.tp) * kLogitRows);
+}
+
+void Picker::begin() {
+  for (Group* group : {&plain_, &filtered_}) {
+    group->requests.clear();
+    group->rows.clear();
+    group->params.clear();
+  }
+  edits_.clear();
+  max_logprobs_ = -1;
+}
+
+void Picker::add(const PickRequest& request) {
+  Group& group = is_filtered(request.params) ? filtered_ : plain_;
+  group.requests.push_back(request);
+  max_logprobs_ = std::max(max_logprobs_, int(request.params.logprobs));
+}
+
+void Picker::end() {
+  for (Group* group : {&plain_, &filtered_}) {
+    for (const PickRequest& request : group->requests) {
+      group->rows.push_back(request.row);
+      group->params.push_back(request.params);
+      // Only now: the storage may have moved while requests were added.
+      group->params.back().edits =
+          std::span(edits_).subspan(request.edits_begin, request.edits_end - request.edits_begin);
+    }
+    group->picks.resize(group->rows.size());
+  }
+  if (filtered_.rows.empty()) return;
+  logprobs_.resize(filtered_.rows.size() * size_t(1 + max_logprobs_));
+  gathered_logprobs_.resize(size_t(plan_.tp) * kLogitRows * size_t(1 + max_logprobs_));
+  if (scratch_ == nullptr) {
+    scratch_ = backend_.allocate(size_t(kLogitRows) * 2 * size_t(vocabulary_) * sizeof(float));
+    if (plan_.tp > 1) {
+      const size_t slice_bytes = size_t(kLogitRows) * size_t(slice_width_) * sizeof(float);
+      packed_slice_ = backend_.allocate(slice_bytes);
+      gathered_ = backend_.allocate(slice_bytes * size_t(plan_.tp));
+      whole_ = backend_.allocate(size_t(kLogitRows) * size_t(vocabulary_) * sizeof(float));
+    }
+  }
+}
+
+void Picker::run(Stream& stream, Transformer& transformer) {
+  for (size_t begin = 0; begin < plain_.rows.size(); begin += kLogitRows) {
+    const size_t count = std::min<size_t>(kLogitRows, plain_.rows.size() - begin);
+    bid(stream, transformer.logits(stream, std::span(plain_.rows).subspan(begin, count)), begin,
+        count);
+  }
+  for (size_t begin = 0; begin < filtered_.rows.size(); begin += kLogitRows) {
+    const size_t count = std::min<size_t>(kLogitRows, filtered_.rows.size() - begin);
+    pick_whole(stream, transformer.logits(stream, std::span(filtered_.rows).subspan(begin, count)),
+               begin, count);
+  }
+}
+
+void Picker::bid(Stream& stream, const TensorView& logits, size_t begin, size_t count) {
+  const std::span<Pick> picks = std::span(plain_.picks).subspan(begin, count);
+  backend_.pick_slice(stream, {.logits = logits,
+                               .first_token = int32_t(plan_.vocabulary.begin),
+                               .params = std::span(plain_.params).subspan(begin, count),
+                               .picks = picks});
+  if (plan_.tp == 1) return;
+  communicator_.all_gather(stream, bytes_of(picks.data(), count),
+                           writable_bytes_of(bids_.data(), count * size_t(plan_.tp)));
+  cpu::CpuStream& self = cpu::cpu_stream(stream);
+  if (self.index() == 0) {
+    for (size_t i = 0; i < count; ++i) {
+      Pick best = bids_[i];
+      for (int r = 1; r < plan_.tp; ++r) {
+        const Pick& other = bids_[size_t(r) * count + i];
+        const uint64_t digest = best.digest + other.digest;
+        // Slices ascend with the rank, so "greater" alone leaves ties with the lower token. A slice
+        // without tokens bids -1.
+        if (other.token >= 0 && (best.token < 0 || other.score > best.score)) best = other;
+        best.digest = digest;
+      }
+      picks[i] = best;
+    }
+  }
+  self.barrier();
+}
+
+TensorView Picker::gather_rows(Stream& stream, const TensorView& logits, size_t count) {
+  if (plan_.tp == 1) return logits;
+  cpu::CpuStream& self = cpu::cpu_stream(stream);
+  const auto width = size_t(slice_width_);
+  auto* mine = static_cast<float*>(packed_slice_->data());
+  auto* all = static_cast<float*>(gathered_->data());
+  auto* whole = static_cast<float*>(whole_->data());
+  for (size_t i = size_t(self.index()); i < count; i += size_t(self.count())) {
+    std::memcpy(mine + i * width, logits.row<float>(int64_t(i)),
+                size_t(logits.cols) * sizeof(float));
+  }
+  self.barrier();
+  communicator_.all_gather(stream, bytes_of(mine, count * width),
+                           writable_bytes_of(all, count * width * size_t(plan_.tp)));
+  for (size_t i = size_t(self.index()); i < count; i += size_t(self.count())) {
+    for (int r = 0; r < plan_.tp; ++r) {
+      const Range slice = vocabulary_range(vocabulary_, plan_.tp, r);
+      std::memcpy(whole + i * size_t(vocabulary_) + size_t(slice.begin),
+                  all + (size_t(r) * count + i) * width, size_t(slice.size()) * sizeof(float));
+    }
+  }
+  self.barrier();
+  return TensorView::matrix(whole, DType::kFloat32, int64_t(count), vocabulary_);
+}
+
+void Picker::pick_whole(Stream& stream, const TensorView& logits, size_t begin, size_t count) {
+  const TensorView rows = gather_rows(stream, logits, count);
+  // Every rank takes an equal share of the rows. Shares are padded by overlapping the last rows, so
+  // that all contributions have one size and land where they belong even if computed twice.
+  const auto tp = size_t(plan_.tp);
+  const size_t share = (count + tp - 1) / tp;
+  const size_t first = std::min(size_t(plan_.rank) * share, count - share);
+  const size_t width = size_t(1 + max_logprobs_);
+  backend_.pick_full(
+      stream, {.logits = rows.row_range(int64_t(first), int64_t(first + share)),
+               .params = std::span(filtered_.params).subspan(begin + first, share),
+               .scratch = TensorView::matrix(scratch_->data(), DType::kFloat32, int64_t(share),
+                                             2 * int64_t(vocabulary_)),
+               .picks = std::span(filtered_.picks).subspan(begin + first, share),
+               .logprobs = std::span(logprobs_).subspan((begin + first) * width, share * width),
+               .max_logprobs = std::max(max_logprobs_, 0)});
+  if (tp == 1) return;
+  const auto exchange = [&]<typename T>(std::vector<T>& all, std::vector<T>& gathered,
+                                        size_t per_row) {
+    communicator_.all_gather(stream,
+                             bytes_of(all.data() + (begin + first) * per_row, share * per_row),
+                             writable_bytes_of(gathered.data(), tp * share * per_row));
+    cpu::CpuStream& self = cpu::cpu_stream(stream);
+    if (self.index() == 0) {
+      for (size_t r = 0; r < tp; ++r) {
+        const size_t to = begin + std::min(r * share, count - share);
+        std::copy_n(gathered.begin() + ptrdiff_t(r * share * per_row), share * per_row,
+                    all.begin() + ptrdiff_t(to * per_row));
+      }
+    }
+    self.barrier();
+  };
+  exchange(filtered_.picks, bids_, 1);
+  if (max_logprobs_ >= 0) exchange(logprobs_, gathered_logprobs_, width);
+}
+
+void Picker::deliver() {
+  for (size_t i = 0; i < plain_.requests.size(); ++i) *plain_.requests[i].pick = plain_.picks[i];
+  for (size_t i = 0; i < filtered_.requests.size(); ++i) {
+    const PickRequest& request = filtered_.requests[i];
+    *request.pick = filtered_.picks[i];
+    if (request.logprobs == nullptr) continue;
+    const auto first = logprobs_.begin() + ptrdiff_t(i * size_t(1 + max_logprobs_));
+    request.logprobs->assign(first, first + 1 + request.params.logprobs);
+  }
+}
+
+}  // namespace convoke

@@ -1,0 +1,185 @@
+#include "runtime/weights.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/check.h"
+#include "kernels/dtype_convert.h"
+
+namespace convoke {
+namespace {
+
+float element(const TensorView& view, int64_t row, int64_t col) {
+  switch (view.dtype) {
+    case DType::kFloat32:
+      return view.row<float>(row)[col];
+    case DType::kBFloat16:
+      return bf16_to_float(view.row<uint16_t>(row)[col]);
+    case DType::kFloat16:
+      return fp16_to_float(view.row<uint16_t>(row)[col]);
+    default:
+      break;
+  }
+  throw_error(ErrorKind::kModel, "a weight has dtype {}, which is not a float",
+              dtype_name(view.dtype));
+}
+
+// For norms and biases: small.
+std::vector<float> to_floats(const TensorView& view) {
+  std::vector<float> out;
+  out.reserve(size_t(view.rows * view.cols));
+  for (int64_t r = 0; r < view.rows; ++r) {
+    for (int64_t c = 0; c < view.cols; ++c) out.push_back(element(view, r, c));
+  }
+  return out;
+}
+
+// Reads the tensors of one layer by their names after "model.layers.N.".
+class LayerReader {
+ public:
+  LayerReader(const TensorSource& source, int layer)
+      : source_(source), prefix_(fmt::format("model.layers.{}.", layer)) {}
+
+  TensorView matrix(const char* name) const {
+    return source_.tensor(prefix_ + name + std::string(".weight"));
+  }
+  std::vector<float> norm(const char* name) const { return to_floats(matrix(name)); }
+  std::vector<float> bias(const char* name, Range range) const {
+    const TensorView all = source_.tensor(prefix_ + name + std::string(".bias"));
+    return to_floats(all.col_range(range.begin, range.end));
+  }
+
+ private:
+  const TensorSource& source_;
+  std::string prefix_;
+};
+
+Range scaled(Range range, int64_t factor) {
+  return {range.begin * factor, range.end * factor};
+}
+
+void append(std::vector<float>& out, const std::vector<float>& more) {
+  out.insert(out.end(), more.begin(), more.end());
+}
+
+void load_attention(LayerWeights& layer, const LayerReader& reader, Backend& backend,
+                    const ModelConfig& config, const ShardPlan& plan, DType dtype) {
+  const Range q = scaled(plan.heads, config.head_dim);
+  const Range kv = scaled(plan.kv_heads, config.head_dim);
+  layer.qkv =
+      backend.pack({.parts = {reader.matrix("self_attn.q_proj").row_range(q.begin, q.end),
+                              reader.matrix("self_attn.k_proj").row_range(kv.begin, kv.end),
+                              reader.matrix("self_attn.v_proj").row_range(kv.begin, kv.end)},
+                    .dtype = dtype});
+  layer.output =
+      backend.pack({.parts = {reader.matrix("self_attn.o_proj").col_range(q.begin, q.end)},
+                    .dtype = dtype,
+                    .groups = plan.local_groups});
+  if (config.qkv_bias) {
+    layer.qkv_bias = reader.bias("self_attn.q_proj", q);
+    append(layer.qkv_bias, reader.bias("self_attn.k_proj", kv));
+    append(layer.qkv_bias, reader.bias("self_attn.v_proj", kv));
+  }
+  if (config.output_bias) layer.output_bias = reader.bias("self_attn.o_proj", {0, config.hidden});
+  if (config.qk_norm) {
+    layer.q_norm = reader.norm("self_attn.q_norm");
+    layer.k_norm = reader.norm("self_attn.k_norm");
+  }
+}
+
+void load_mlp(LayerWeights& layer, const LayerReader& reader, Backend& backend,
+              const ModelConfig& config, const ShardPlan& plan, DType dtype) {
+  const Range cut = plan.intermediate;
+  layer.gate_up =
+      backend.pack({.parts = {reader.matrix("mlp.gate_proj").row_range(cut.begin, cut.end),
+                              reader.matrix("mlp.up_proj").row_range(cut.begin, cut.end)},
+                    .dtype = dtype});
+  layer.down =
+      backend.pack({.parts = {reader.matrix("mlp.down_proj").col_range(cut.begin, cut.end)},
+                    .dtype = dtype,
+                    .groups = plan.local_groups});
+  if (config.mlp_bias) {
+    layer.gate_up_bias = reader.bias("mlp.gate_proj", cut);
+    append(layer.gate_up_bias, reader.bias("mlp.up_proj", cut));
+    layer.down_bias = reader.bias("mlp.down_proj", {0, config.hidden});
+  }
+}
+
+void prepare_rope(ModelWeights& weights, const ModelConfig& config, int positions) {
+  const std::vector<double> frequencies = rope_inverse_frequencies(config);
+  weights.rope_cos.reserve(size_t(positions) * frequencies.size());
+  weights.rope_sin.reserve(size_t(positions) * frequencies.size());
+  for (int p = 0; p < positions; ++p) {
+    for (double f : frequencies) {
+      weights.rope_cos.push_back(float(std::cos(p * f)));
+      weights.rope_sin.push_back(float(std::sin(p * f)));
+    }
+  }
+}
+
+}  // namespace
+
+int64_t ModelWeights::bytes_per_pass() const {
+  int64_t bytes = int64_t(lm_head->bytes());
+  for (const LayerWeights& l : layers) {
+    bytes += int64_t(l.qkv->bytes() + l.output->bytes() + l.gate_up->bytes() + l.down->bytes());
+    bytes += int64_t((l.input_norm.size() + l.post_norm.size()) * sizeof(float));
+  }
+  return bytes;
+}
+
+DType weight_dtype(const std::string& flag, const ModelConfig& config) {
+  if (flag == "bfloat16") return DType::kBFloat16;
+  if (flag == "float32") return DType::kFloat32;
+  if (flag == "auto") {
+    return config.checkpoint_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+  }
+  if (flag == "float16") {
+    throw_error(ErrorKind::kUsage,
+                "--dtype float16: the cpu backend computes in bfloat16 or float32; 'auto' runs a "
+                "float16 checkpoint in float32, which is exact");
+  }
+  throw_error(ErrorKind::kUsage, "--dtype '{}': expected auto, float32 or bfloat16", flag);
+}
+
+ModelWeights load_weights(Backend& backend, const ModelConfig& config, const ShardPlan& plan,
+                          std::shared_ptr<const TensorSource> source, DType dtype, int positions,
+                          const std::function<void(int, int)>& progress) {
+  ModelWeights weights;
+  // Dummy tensors are made on demand and freed layer by layer; mapped ones stay.
+  const auto* dummy = dynamic_cast<const DummySource*>(source.get());
+  const Range vocabulary = plan.vocabulary;
+
+  weights.embedding =
+      source->tensor("model.embed_tokens.weight").row_range(vocabulary.begin, vocabulary.end);
+  const TensorView head =
+      config.tied_embeddings
+          ? weights.embedding
+          : source->tensor("lm_head.weight").row_range(vocabulary.begin, vocabulary.end);
+  weights.lm_head = backend.pack({.parts = {head}, .dtype = dtype});
+  if (dummy != nullptr) {
+    const TensorView& e = weights.embedding;
+    const size_t bytes = size_t(e.rows * e.cols) * dtype_size(e.dtype);
+    weights.embedding_copy = backend.allocate(bytes);
+    std::memcpy(weights.embedding_copy->data(), e.data, bytes);
+    weights.embedding = TensorView::matrix(weights.embedding_copy->data(), e.dtype, e.rows, e.cols);
+  }
+  weights.final_norm = to_floats(source->tensor("model.norm.weight"));
+  prepare_rope(weights, config, positions);
+
+  for (int l = 0; l < config.layers; ++l) {
+    if (dummy != nullptr) dummy->release();
+    const LayerReader reader(*source, l);
+    LayerWeights& layer = weights.layers.emplace_back();
+    layer.input_norm = reader.norm("input_layernorm");
+    layer.post_norm = reader.norm("post_attention_layernorm");
+    load_attention(layer, reader, backend, config, plan, dtype);
+    load_mlp(layer, reader, backend, config, plan, dtype);
+    if (progress) progress(l + 1, config.layers);
+  }
+  if (dummy != nullptr) dummy->release();
+  weights.source = std::move(source);
+  return weights;
+}
+
+}  // namespace convoke

@@ -1,0 +1,186 @@
+#include "tests/support/test_replica.h"
+
+#include <bit>
+#include <random>
+#include <thread>
+
+#include "kernels/check.h"
+
+namespace convoke::testing {
+
+struct TestReplica::Rank {
+  Rank(const ReplicaSetup& setup, std::unique_ptr<Communicator> communicator)
+      : shard(setup, std::move(communicator)) {}
+  ShardRank shard;
+  StepResult result;
+};
+
+TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape& shape) {
+  EngineOptions options;
+  options.model = model;
+  options.cpu_isa = shape.isa;
+  options.dtype = shape.dtype;
+  options.threads = shape.threads * shape.tp;
+  options.max_num_seqs = shape.max_sequences;
+  options.max_batched_tokens = shape.max_rows;
+  options.prompt_chunk = shape.prompt_chunk;
+  options.kv_cache_tokens = shape.kv_cache_tokens;
+  options.drafter.limits.max_nodes = 32;
+  setup_ = prepare_replica(options, shape.tp, shape.tp);
+  auto communicators = make_thread_communicators(shape.tp, setup_.communicator_options());
+  ranks_.resize(size_t(shape.tp));
+  std::vector<std::jthread> loading;
+  for (int r = 0; r < shape.tp; ++r) {
+    loading.emplace_back([&, r] {
+      ranks_[size_t(r)] = std::make_unique<Rank>(setup_, std::move(communicators[size_t(r)]));
+    });
+  }
+}
+
+TestReplica::~TestReplica() = default;
+
+void TestReplica::on_all_ranks(const std::function<void(Rank&)>& work) {
+  std::vector<std::jthread> others;
+  for (size_t r = 1; r < ranks_.size(); ++r) {
+    others.emplace_back([&, r] { work(*ranks_[r]); });
+  }
+  work(*ranks_[0]);
+}
+
+void TestReplica::execute(const StepPlan& plan, StepResult& result) {
+  on_all_ranks([&](Rank& rank) { rank.shard.executor().execute(plan, rank.result); });
+  result = ranks_[0]->result;
+}
+
+std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests,
+                                      const TreeSource& trees) {
+  Scheduler scheduler(setup_.scheduler_options());
+  std::vector<Outcome> outcomes(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    scheduler.add(SequenceId(i), requests[i].prompt, requests[i].sampling);
+  }
+  accepted_ = preemptions_ = steps_ = 0;
+  StepResult result;
+  DraftTree tree;
+  while (!scheduler.idle()) {
+    const StepPlan& plan = scheduler.plan([&](SequenceId id, int32_t) -> const DraftTree* {
+      if (!trees) return nullptr;
+      tree = trees(id, scheduler.tokens(id));
+      return &tree;
+    });
+    execute(plan, result);
+    ++steps_;
+    for (const Progress& p : scheduler.commit(result)) {
+      Outcome& outcome = outcomes[size_t(p.id)];
+      for (const CommittedToken& t : p.tokens) {
+        outcome.tokens.push_back(t.token);
+        outcome.digests.push_back(t.digest);
+        if (t.logprobs == nullptr) continue;
+        auto& top = outcome.top.emplace_back();
+        auto& bits = outcome.top_bits.emplace_back();
+        for (const TokenLogprob& l : *t.logprobs) {
+          top.push_back(l.token);
+          bits.push_back(std::bit_cast<uint32_t>(l.logprob));
+        }
+      }
+      accepted_ += p.accepted;
+      preemptions_ = std::max(preemptions_, p.preemptions);
+    }
+  }
+  // Places stay open on the shards until the next plan: tell them.
+  execute(scheduler.plan({}), result);
+  scheduler.commit(result);
+  return outcomes;
+}
+
+std::vector<std::vector<float>> TestReplica::logits(const std::vector<int32_t>& tokens, int chunk) {
+  const auto total = int(tokens.size());
+  const ModelConfig& config = setup_.config;
+  std::vector<std::vector<float>> out(tokens.size(), std::vector<float>(size_t(config.vocabulary)));
+  on_all_ranks([&](Rank& rank) {
+    // A pass of its own, beside the executor: own cache, own workspace.
+    Communicator& communicator = rank.shard.communicator();
+    const ShardPlan plan =
+        make_shard_plan(config.extents(), communicator.size(), communicator.rank());
+    KvCache cache(rank.shard.backend(), config.layers,
+                  {int(plan.local_kv_heads()), config.head_dim,
+                   rank.shard.weights().lm_head->activation_dtype()},
+                  blocks_for(total));
+    Transformer transformer(rank.shard.backend(), communicator, config, plan, rank.shard.weights(),
+                            chunk);
+    std::vector<int32_t> blocks;
+    for (int b = blocks_for(total) - 1; b >= 0; --b) blocks.push_back(b);  // not in order
+    const std::vector<const int32_t*> tables{blocks.data()};
+    for (int begin = 0; begin < total; begin += chunk) {
+      const int rows = std::min(chunk, total - begin);
+      std::vector<int32_t> position, context, wanted;
+      for (int i = 0; i < rows; ++i) {
+        position.push_back(begin + i);
+        context.push_back(begin + i + 1);
+        wanted.push_back(i);
+      }
+      const std::vector<int32_t> sequence(size_t(rows), 0), path_begin(size_t(rows) + 1, 0);
+      const AttentionBatch batch{rows,    sequence,   position, position,
+                                 context, path_begin, {},       tables};
+      rank.shard.backend().run([&](Stream& stream) {
+        transformer.forward(stream, std::span(tokens).subspan(size_t(begin), size_t(rows)), batch,
+                            cache);
+        for (int first = 0; first < rows; first += kLogitRows) {
+          const int count = std::min(kLogitRows, rows - first);
+          const TensorView view =
+              transformer.logits(stream, std::span(wanted).subspan(size_t(first), size_t(count)));
+          if (cpu::cpu_stream(stream).index() == 0) {
+            for (int i = 0; i < count; ++i) {
+              std::copy_n(view.row<float>(i), view.cols,
+                          out[size_t(begin + first + i)].begin() + plan.vocabulary.begin);
+            }
+          }
+          cpu::cpu_stream(stream).barrier();
+        }
+      });
+    }
+  });
+  return out;
+}
+
+TestReplica::TreeSource mixed_trees(const std::vector<TestRequest>& requests,
+                                    const std::vector<Outcome>& truth, int vocabulary,
+                                    uint32_t seed) {
+  auto random = std::make_shared<std::mt19937>(seed);
+  return [=, &requests, &truth](SequenceId id, std::span<const int32_t> tokens) {
+    auto& draw = *random;
+    const auto& known = truth[size_t(id)].tokens;
+    const size_t done = tokens.size() - requests[size_t(id)].prompt.size();
+    DraftTree tree;
+    std::vector<size_t> depth;   // of each node
+    std::vector<bool> on_truth;  // the node's path is what plain decoding gave
+    const int size = int(draw() % 14);
+    for (int n = 0; n < size; ++n) {
+      const int parent = int(draw() % unsigned(tree.size() + 1)) - 1;
+      if (parent >= 0 && tree.nodes[size_t(parent)].probe) continue;
+      const size_t level = parent < 0 ? 0 : depth[size_t(parent)] + 1;
+      const bool parent_true = parent < 0 || on_truth[size_t(parent)];
+      const bool tell = draw() % 2 == 0 && done + level < known.size();
+      const int32_t token = tell ? known[done + level] : int32_t(draw() % unsigned(vocabulary));
+      const bool probe = draw() % 8 == 0;
+      tree.nodes.push_back({parent, token, probe});
+      depth.push_back(level);
+      on_truth.push_back(parent_true && tell && !probe);
+    }
+    return tree;
+  };
+}
+
+std::vector<int> possible_tp(const ModelConfig& config) {
+  std::vector<int> sizes;
+  for (int tp : {1, 2, 4, 8}) {
+    try {
+      make_shard_plan(config.extents(), tp, 0);
+      sizes.push_back(tp);
+    } catch (const Error&) {
+    }
+  }
+  return sizes;
+}
+
+}  // namespace convoke::testing
