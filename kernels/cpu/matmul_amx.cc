@@ -47,8 +47,10 @@ struct AmxKernel {
   static constexpr int kMaxRows = 32;
   static constexpr int64_t kUnitBytes = 1024;
   static constexpr int64_t kBlockUnits = 16;
-  static constexpr int64_t kPrefetchUnits = 4;
-  static int panels_at_once(int rows) { return rows <= 16 ? 4 : 2; }
+  // Two panels: two chains of multiply-adds at least, and few streams to fetch. Farther ahead, what
+  // was fetched is evicted before it is used; with more rows, sooner.
+  static constexpr int64_t prefetch_units(int row_tiles) { return row_tiles == 1 ? 4 : 2; }
+  static int panels_at_once(int) { return 2; }
 
   // Tiles 0-3: sums [panel][row tile]. Then the row tiles of x, then weights.
   static constexpr int kFirstX = 4;
@@ -139,10 +141,8 @@ struct AmxKernel {
     __asm__ volatile("" ::: "memory");  // what the tiles read has been written
     begin_sums<T, P, 0>(args);
     begin_sums<T, P, 1>(args);
-    begin_sums<T, P, 2>(args);
-    begin_sums<T, P, 3>(args);
-    const int64_t ahead = kPrefetchUnits * kUnitBytes;
-    const int64_t near_end = args.stream_left / kUnitBytes - kPrefetchUnits;
+    const int64_t ahead = prefetch_units(T) * kUnitBytes;
+    const int64_t near_end = args.stream_left / kUnitBytes - prefetch_units(T);
     const std::byte* x = args.x;
     const std::byte* weights = args.weights;
     for (int64_t u = 0; u < args.units; ++u) {
@@ -154,29 +154,16 @@ struct AmxKernel {
       if constexpr (T == 2) tile_load<kFirstX + 1>(x + args.x_tile_bytes, args.x_row_bytes);
       panel_step<T, P, 0>(args, weights);
       panel_step<T, P, 1>(args, weights);
-      panel_step<T, P, 2>(args, weights);
-      panel_step<T, P, 3>(args, weights);
       x += args.x_step_bytes;
       weights += kUnitBytes;
     }
     store_sums<T, P, 0>(args);
     store_sums<T, P, 1>(args);
-    store_sums<T, P, 2>(args);
-    store_sums<T, P, 3>(args);
   }
 
   static void tile(const TileArgs& args, int rows, int panels) {
     if (rows > 16) return panels == 1 ? fixed_tile<2, 1>(args) : fixed_tile<2, 2>(args);
-    switch (panels) {
-      case 1:
-        return fixed_tile<1, 1>(args);
-      case 2:
-        return fixed_tile<1, 2>(args);
-      case 3:
-        return fixed_tile<1, 3>(args);
-      default:
-        return fixed_tile<1, 4>(args);
-    }
+    return panels == 1 ? fixed_tile<1, 1>(args) : fixed_tile<1, 2>(args);
   }
 
   static void run(const MatmulJob& job) {
