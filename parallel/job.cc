@@ -10,12 +10,17 @@
 #include <map>
 #include <thread>
 
+#include "parallel/launcher_guard.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/mpi_link.h"
 #include "parallel/watchdog.h"
 
 namespace convoke {
 namespace {
+
+// In a failed job: for MPI_Abort, and for the launcher to end by itself (it takes 3 s by default).
+constexpr int kAbortSeconds = 2;
+constexpr double kLauncherSeconds = 5;
 
 std::string host_name() {
   char name[HOST_NAME_MAX + 1] = {};
@@ -314,10 +319,11 @@ void Job::finish() {
 
 void Job::kill(int exit_code) noexcept {
   const int code = exit_code == 0 ? EXIT_FAILURE : exit_code;
+  if (state_->launched && !state_->finished) end_launcher_after(kLauncherSeconds);
   try {
     // If MPI is stuck, or its daemon gone.
     std::thread([code] {
-      std::this_thread::sleep_for(std::chrono::seconds(2));
+      std::this_thread::sleep_for(std::chrono::seconds(kAbortSeconds));
       _exit(code);
     }).detach();
     State& s = *state_;

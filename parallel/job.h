@@ -62,8 +62,9 @@ class Job {
   /// any more. After it only the accessors may be called.
   void finish();
 
-  /// Ends this process, and with it the whole job, now. An exit code of 0 counts as 1. From any
-  /// thread; does not return.
+  /// Ends this process, and with it the whole job, now: at most 2 s for this process, 6 s for a
+  /// launcher that cannot reach all hosts any more. An exit code of 0 counts as 1. From any thread;
+  /// does not return.
   [[noreturn]] void kill(int exit_code) noexcept;
 
  private:

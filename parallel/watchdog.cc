@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "parallel/launcher_guard.h"
+
 namespace convoke {
 
 Watchdog::Watchdog(double seconds, std::string who, std::string what)
@@ -18,6 +20,7 @@ Watchdog::Watchdog(double seconds, std::string who, std::string what)
             "or stuck; ending this one\n",
             who, what, seconds);
         static_cast<void>(!write(STDERR_FILENO, text.data(), text.size()));
+        end_launcher_after(5);
         _exit(EXIT_FAILURE);
       }) {}
 

@@ -13,7 +13,7 @@ namespace convoke {
 class Watchdog {
  public:
   /// After `seconds`: writes "convoke: <who>: <what> did not return within ... s" to standard error
-  /// and ends the process with exit code 1.
+  /// and ends the process with exit code 1 (and, if need be, the launcher).
   Watchdog(double seconds, std::string who, std::string what);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
