@@ -327,8 +327,10 @@ std::optional<ModelConfig> parse_config(std::string_view config_text,
   model.architecture = defaults->architecture;
   model.architecture_name = defaults->name;
   read_dtype(config, model);
+  const size_t before_extents = problems.size();
   read_extents(config, *defaults, model);
-  if (problems.size() != before) return std::nullopt;  // what follows is measured against these
+  if (problems.size() != before_extents)
+    return std::nullopt;  // what follows is measured against these
   model.rms_epsilon = static_cast<float>(config.number("rms_norm_eps", 1e-6, 0.0, 1.0));
   model.tied_embeddings = config.boolean("tie_word_embeddings", false);
   read_rope(config, model);

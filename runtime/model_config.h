@@ -52,6 +52,12 @@ struct ModelConfig {
   ModelExtents extents() const { return {heads, kv_heads, head_dim, intermediate, vocabulary}; }
   int64_t parameter_count() const;  ///< tied embeddings count once
 
+  /// What weights are held and computed in unless told: bfloat16 checkpoints as they are, all others
+  /// in float32, which is exact for float16.
+  DType auto_dtype() const {
+    return checkpoint_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+  }
+
   /// Reads DIR/config.json (and generation_config.json if there). Throws Error(kModel) that names
   /// file and key for anything unknown, missing, out of range or not supported; if several things
   /// are wrong, all of them. A key that may be absent means what it means in transformers.
