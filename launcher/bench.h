@@ -1,0 +1,32 @@
+// `convoke bench`: drafters beside each other on the same prompts, and the machine's floor.
+#pragma once
+
+#include <filesystem>
+#include <vector>
+
+#include "launcher/command_context.h"
+#include "launcher/engine.h"
+#include "launcher/sampling_flags.h"
+
+namespace convoke {
+
+struct BenchOptions {
+  EngineOptions engine;
+  SamplingFlags sampling;  ///< over what the prompts' bodies say
+  bool use_generation_config = true;
+  std::filesystem::path prompts;
+  std::vector<DrafterSpec> drafters;  ///< `none` is put in front if it is missing
+  int limit = 0;                      ///< prompts taken from the file; 0 = all
+  int repeat = 1;
+  bool compare_logits = false;
+  bool floor = true;
+  std::vector<int> floor_rows = {1, 4, 8, 16, 32};
+  bool quiet = false;
+  bool json = false;
+  bool verbose = false;
+};
+
+/// Exit code failure if a drafter's output differs from plain decoding.
+int run_bench(const BenchOptions& options, CommandContext& context);
+
+}  // namespace convoke

@@ -1,0 +1,423 @@
+#include "launcher/command_flags.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <limits>
+#include <sstream>
+#include <utility>
+
+#include "kernels/check.h"
+#include "launcher/flag_values.h"
+
+namespace convoke {
+
+namespace {
+
+constexpr int kMaxInt = std::numeric_limits<int>::max();
+
+/// Adds flags of one group of --help. Values are read by our own parsers, whose errors name the
+/// flag by the first of its long names.
+class Group {
+ public:
+  Group(CLI::App& app, std::string name) : app_(app), name_(std::move(name)) {}
+
+  CLI::Option* text(const char* names, const char* type, const char* help,
+                    std::function<void(const std::string& flag, const std::string& value)> take) {
+    const std::string flag = main_name(names);
+    return app_
+        .add_option_function<std::string>(
+            names, [flag, take](const std::string& value) { take(flag, value); }, help)
+        ->type_name(type)
+        ->group(name_);
+  }
+
+  template <typename T>
+  CLI::Option* integer(const char* names, T& target, int64_t low, int64_t high, const char* help) {
+    return text(names, "N", help, [&target, low, high](const auto& flag, const auto& value) {
+      using Value = typename Target<T>::type;
+      target = Value(parse_int(flag, value, low, high));
+    });
+  }
+
+  template <typename T>
+  CLI::Option* number(const char* names, T& target, double low, double high, const char* help,
+                      bool open_low = false) {
+    return text(names, "X", help,
+                [&target, low, high, open_low](const auto& flag, const auto& value) {
+                  using Value = typename Target<T>::type;
+                  target = Value(parse_number(flag, value, low, high, open_low));
+                });
+  }
+
+  CLI::Option* choice(const char* names, std::string& target,
+                      std::initializer_list<const char*> choices, const char* help) {
+    const std::vector<const char*> list(choices);
+    std::string type = fmt::format("{}", fmt::join(list, "|"));
+    const std::string flag = main_name(names);
+    return app_
+        .add_option_function<std::string>(
+            names,
+            [flag, list, &target](const std::string& value) {
+              target = parse_choice(flag, value, list);
+            },
+            help)
+        ->type_name(type)
+        ->group(name_);
+  }
+
+  CLI::Option* path(const char* names, std::filesystem::path& target, const char* type,
+                    const char* help) {
+    return text(names, type, help, [&target](const auto& flag, const auto& value) {
+      if (value.empty()) throw_error(ErrorKind::kUsage, "{}: is empty", flag);
+      target = value;
+    });
+  }
+
+  CLI::Option* flag(const char* names, bool& target, const char* help) {
+    return app_.add_flag(names, target, help)->group(name_);
+  }
+
+ private:
+  template <typename T>
+  struct Target {
+    using type = T;
+  };
+  template <typename T>
+  struct Target<std::optional<T>> {
+    using type = T;
+  };
+
+  static std::string main_name(const std::string& names) {
+    std::istringstream parts(names);
+    std::string name;
+    while (std::getline(parts, name, ',')) {
+      if (name.starts_with("--")) return name;
+    }
+    return names;
+  }
+
+  CLI::App& app_;
+  std::string name_;
+};
+
+void add_model_flags(CLI::App& app, CommonFlags& common) {
+  EngineOptions& engine = common.engine;
+  Group group(app, "Model");
+  group.path("--model", engine.model, "DIR",
+             "Hugging Face directory: config.json, safetensors, tokenizer.json");
+  group.choice("--load-format", engine.load_format, {"auto", "dummy"},
+               "dummy: random weights from config.json alone, to measure speed");
+  group.choice("--dtype", engine.dtype, {"auto", "float32", "bfloat16"},
+               "weights in memory (auto: as the device does best)");
+  group.integer("--max-model-len", engine.max_model_len, 1, kMaxInt,
+                "context in tokens (default: the model's)");
+  group.choice("--generation-config", common.generation_config, {"auto", "none"},
+               "auto: sampling defaults from the model's generation_config.json");
+}
+
+void add_place_flags(CLI::App& app, CommonFlags& common) {
+  EngineOptions& engine = common.engine;
+  Group group(app, "Where it runs");
+  group.integer("--tp,--tensor-parallel-size", engine.tp, 1, 1024,
+                "ranks (or threads, alone) that share one copy of the model (default: 1 alone,\n"
+                "all that fit under mpirun / srun)");
+  group.integer("--replicas", engine.replicas, 1, 4096, "copies of the model (default: 1)");
+  group.choice("--device", engine.device, {"auto", "cpu", "cuda"}, "(default: auto)");
+  group.integer("--threads", engine.threads, 0, 4096,
+                "CPU threads of a process (default: 0, all its cores)");
+  group.choice("--cpu-isa", engine.cpu_isa, {"auto", "portable", "avx2", "avx512-bf16", "amx-bf16"},
+               "instruction set; results are bit-equal only within one (default: auto)");
+  group.integer("--max-num-seqs", engine.max_num_seqs, 1, 65536,
+                "sequences decoded together, per replica (default: 16)");
+  group.integer("--max-num-batched-tokens", engine.max_batched_tokens, 1, 1 << 20,
+                "rows of one pass (default: 512)");
+  group.integer("--prompt-chunk", engine.prompt_chunk, 1, 1 << 20,
+                "longest piece of a prompt in one pass (default: --max-num-batched-tokens)");
+  group.integer("--kv-cache-tokens", engine.kv_cache_tokens, 1, int64_t(1) << 40,
+                "room for keys and values (default: from memory and --max-num-seqs)");
+}
+
+void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
+  Group group(app, "Speculation (costs or saves time, never changes a token)");
+  if (several) {
+    group.text("--drafters", "LIST", "drafters to compare, e.g. none,ngram (default: none,ngram)",
+               [&common](const std::string& flag, const std::string& value) {
+                 common.drafters.clear();
+                 std::istringstream parts(value);
+                 for (std::string part; std::getline(parts, part, ',');) {
+                   if (part.empty()) throw_error(ErrorKind::kUsage, "{}: an entry is empty", flag);
+                   common.drafters.push_back(DrafterSpec::parse(part));
+                 }
+                 if (common.drafters.empty()) throw_error(ErrorKind::kUsage, "{}: is empty", flag);
+               });
+  } else {
+    group.text("--drafter", "METHOD[:DIR]", "none or ngram (default: none)",
+               [&common](const std::string&, const std::string& value) {
+                 common.drafter = DrafterSpec::parse(value);
+               });
+    group.text("--speculative-config", "JSON",
+               "the same as {\"method\", \"model\", \"num_speculative_tokens\", \"draft_depth\"}",
+               [&common](const std::string&, const std::string& value) {
+                 common.speculative_config =
+                     parse_speculative_config(value, common.ignored_speculative);
+               });
+  }
+  group.integer("--draft-tokens", common.draft_tokens, 0, 256,
+                "largest draft tree, in tokens (default: 16)");
+  group.integer("--draft-depth", common.draft_depth, 1, 64, "deepest draft (default: 8)");
+  group.choice("--drafter-placement", common.engine.drafter_placement,
+               {"auto", "thread", "process", "rank"},
+               "beside the coordinator, as its child process, or on a rank of its own");
+  group.number("--draft-deadline-ms", common.engine.draft_deadline_ms, 0, 1e6,
+               "how long a pass waits for a draft (default: 0, chosen by the coordinator)");
+}
+
+void add_sampling_flags(CLI::App& app, CommonFlags& common, const char* title,
+                        const char* max_tokens) {
+  SamplingFlags& sampling = common.sampling;
+  Group group(app, title);
+  group.integer("--max-tokens", sampling.max_tokens, 1, kMaxInt, max_tokens);
+  group.number("--temperature", sampling.temperature, 0, 100, "0 = always the likeliest token");
+  group.number("--top-p", sampling.top_p, 0, 1, "keep the likeliest tokens of this total", true);
+  group.integer("--top-k", sampling.top_k, -1, kMaxInt, "keep the K likeliest; 0 or -1 = off");
+  group.number("--min-p", sampling.min_p, 0, 1,
+               "drop tokens less likely than this share of the top");
+  group.number("--repetition-penalty", sampling.repetition_penalty, 0, 100,
+               "over prompt and output; above 1 discourages", true);
+  group.number("--presence-penalty", sampling.presence_penalty, -100, 100,
+               "once per token of the output");
+  group.number("--frequency-penalty", sampling.frequency_penalty, -100, 100,
+               "per occurrence in the output");
+  group.text("--logit-bias", "ID=X,...", "added to tokens' logits; JSON object or list",
+             [&sampling](const std::string& flag, const std::string& value) {
+               sampling.logit_bias = parse_logit_bias(flag, value);
+             });
+  app.add_option_function<std::vector<std::string>>(
+         "--stop",
+         [&sampling](const std::vector<std::string>& values) {
+           for (const std::string& value : values) {
+             if (value.empty()) throw_error(ErrorKind::kUsage, "--stop: is empty");
+           }
+           sampling.stop = values;
+         },
+         "end before this text; may be given several times")
+      ->type_name("TEXT")
+      ->type_size(1)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group(title);
+  group.integer("--min-tokens", sampling.min_tokens, 0, kMaxInt, "no end before so many tokens");
+  group.flag("--ignore-eos", sampling.ignore_eos, "go on behind the model's end token");
+  group.integer("--logprobs", sampling.logprobs, 0, 20,
+                "log-probabilities of each token and of the N likeliest");
+}
+
+void add_general_flags(CLI::App& app, CommonFlags& common, bool quiet) {
+  Group group(app, "General");
+  group.text("--seed", "N", "decides every random choice (default: 0)",
+             [&common](const std::string& flag, const std::string& value) {
+               common.engine.seed = parse_uint64(flag, value);
+             });
+  group
+      .text("--config", "FILE.toml",
+            "flags by name; [sections] are commands, the command line wins",
+            [&common](const std::string& flag, const std::string& value) {
+              if (value.empty()) throw_error(ErrorKind::kUsage, "{}: is empty", flag);
+              common.config = value;
+            })
+      ->configurable(false);
+  group.flag("--json", common.json, "one JSON object on standard output");
+  if (quiet) group.flag("-q,--quiet", common.quiet, "no progress");
+  group.flag("-v,--verbose", common.verbose, "say what is put together, and log");
+  app.set_help_flag("-h,--help", "this text")->group("General");
+}
+
+CLI::App* add_command(CLI::App& app, const char* name, const char* description,
+                      const char* footer) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->footer(footer);
+  command->get_formatter()->column_width(34);
+  return command;
+}
+
+void finish_common(EngineOptions& engine, CommonFlags& common, std::vector<std::string>& warnings) {
+  engine = common.engine;
+  if (engine.model.empty()) {
+    throw_error(ErrorKind::kUsage, "--model: is missing; give a Hugging Face model directory");
+  }
+  if (common.drafter && common.speculative_config) {
+    throw_error(ErrorKind::kUsage,
+                "--speculative-config: --drafter is given, too; use one of them");
+  }
+  if (common.drafter) engine.drafter = *common.drafter;
+  if (common.speculative_config) engine.drafter = *common.speculative_config;
+  const auto set_limits = [&](DrafterSpec& spec) {
+    if (common.draft_tokens) spec.limits.max_nodes = *common.draft_tokens;
+    if (common.draft_depth) spec.limits.max_depth = *common.draft_depth;
+  };
+  set_limits(engine.drafter);
+  for (DrafterSpec& spec : common.drafters) set_limits(spec);
+  engine.chatter = common.verbose;
+  for (const std::string& key : common.ignored_speculative) {
+    warnings.push_back("--speculative-config: '" + key + "' means nothing here and is ignored");
+  }
+}
+
+}  // namespace
+
+CLI::App* add_generate(CLI::App& app, GenerateOptions& options, CommonFlags& common) {
+  CLI::App* command = add_command(
+      app, "generate", "Continue one prompt; the text streams to standard output.",
+      "Sampling settings that are not given come from generation_config.json (see\n"
+      "--generation-config). On a terminal, accepted draft tokens are green (NO_COLOR: never).\n\n"
+      "  convoke generate --model DIR 'Once upon a time'\n"
+      "  convoke generate --model DIR --drafter ngram --stats --temperature 0 --prompt-file "
+      "main.py\n"
+      "  echo 'def main():' | convoke generate --model DIR --stop 'class ' --json -");
+  Group group(*command, "Prompt and output");
+  command
+      ->add_option_function<std::string>(
+          "prompt,-p,--prompt", [&options](const std::string& text) { options.prompt = text; },
+          "text to continue; - = standard input")
+      ->type_name("TEXT")
+      ->group("Prompt and output");
+  group.text(
+      "--prompt-file", "FILE", "read the prompt from a file; - = standard input",
+      [&options](const std::string&, const std::string& value) { options.prompt_file = value; });
+  group.flag("--echo", options.echo, "print the prompt before its continuation");
+  group.flag("--stats", options.stats, "what speculation did, on standard error at the end");
+  add_model_flags(*command, common);
+  add_draft_flags(*command, common, false);
+  add_sampling_flags(*command, common, "Sampling", "longest continuation (default: 256)");
+  add_place_flags(*command, common);
+  add_general_flags(*command, common, false);
+  return command;
+}
+
+CLI::App* add_batch(CLI::App& app, BatchOptions& options, CommonFlags& common) {
+  CLI::App* command = add_command(
+      app, "batch", "Answer a file of requests in OpenAI batch form.",
+      "Each line of the input is {\"custom_id\", \"method\": \"POST\", \"url\": "
+      "\"/v1/completions\",\n"
+      "\"body\": {\"prompt\", \"max_tokens\", ...}}. Results are appended as they finish, in any "
+      "order,\n"
+      "each one durably: a job that was killed goes on with --resume, which skips the custom_ids\n"
+      "that are answered, and ends with the same lines. A line that cannot be run becomes an "
+      "error\n"
+      "line, which is an answer, too. A request without \"seed\" gets one from --seed and its\n"
+      "custom_id, so results depend neither on order nor on time (\"created\" is always 0).\n\n"
+      "What a body leaves out is taken from the flags, then from generation_config.json, then\n"
+      "OpenAI's defaults (temperature 1, 16 tokens).\n\n"
+      "  convoke batch --model DIR --drafter ngram -i requests.jsonl -o results.jsonl --resume\n"
+      "  mpirun -np 5 convoke batch --model DIR --tp 4 --drafter ngram -i in.jsonl -o out.jsonl");
+  Group group(*command, "Files");
+  group.path("-i,--input-file", options.input, "FILE", "requests; - = standard input");
+  group.path("-o,--output-file", options.output, "FILE", "results; a new or empty file");
+  group.flag("--resume", options.resume, "complete the output file of an earlier run");
+  group.text("--served-model-name", "NAME", "name in results (default: the directory's)",
+             [&options](const std::string&, const std::string& value) {
+               options.served_model_name = value;
+             });
+  add_model_flags(*command, common);
+  add_draft_flags(*command, common, false);
+  add_sampling_flags(*command, common, "Sampling, for what a body leaves out",
+                     "longest output (default: 16)");
+  Group(*command, "Sampling, for what a body leaves out")
+      .flag("--override", options.override_bodies, "sampling flags go over the bodies, too");
+  add_place_flags(*command, common);
+  add_general_flags(*command, common, true);
+  return command;
+}
+
+CLI::App* add_bench(CLI::App& app, BenchOptions& options, CommonFlags& common) {
+  CLI::App* command = add_command(
+      app, "bench", "Compare drafters on the same prompts, and passes with the machine's floor.",
+      "Prompts run one at a time; for each, the drafters take turns in rotating order after a "
+      "warm-up.\n"
+      "Plain decoding (none) is always among them and its outputs are what the others must equal.\n"
+      "Sampling flags go over what the prompts' bodies say; stop strings are not used.\n\n"
+      "  convoke bench --model DIR --prompts requests.jsonl --drafters none,ngram --temperature 1\n"
+      "  convoke bench --model DIR --load-format dummy --prompts requests.jsonl --threads 2 "
+      "--json");
+  Group group(*command, "What is measured");
+  group.path("--prompts", options.prompts, "FILE", "requests as for convoke batch");
+  group.integer("--limit", options.limit, 1, kMaxInt, "use only the first N requests");
+  group.integer("--repeat", options.repeat, 1, 1000,
+                "runs of each prompt; the median counts (default: 1)");
+  group.flag("--compare-logits", options.compare_logits,
+             "outputs are equal only if the logits of every token are, bit for bit");
+  group.text("--floor-rows", "LIST", "rows of the passes to measure (default: 1,4,8,16,32)",
+             [&options](const std::string& flag, const std::string& value) {
+               options.floor_rows = parse_int_list(flag, value, 1, 4096);
+             });
+  command
+      ->add_flag_callback(
+          "--no-floor", [&options] { options.floor = false; }, "do not measure the machine")
+      ->group("What is measured");
+  add_model_flags(*command, common);
+  add_draft_flags(*command, common, true);
+  add_sampling_flags(*command, common, "Sampling, over what the prompts say", "longest output");
+  add_place_flags(*command, common);
+  add_general_flags(*command, common, true);
+  return command;
+}
+
+CLI::App* add_inspect(CLI::App& app, InspectCommand& options) {
+  CLI::App* command = add_command(
+      app, "inspect", "Say what a model directory holds, what it needs, and what is wrong with it.",
+      "  convoke inspect DIR --tp 4");
+  Group group(*command, "General");
+  group.path("directory", options.directory, "DIR", "Hugging Face model directory");
+  group.integer("--tp,--tensor-parallel-size", options.tp, 1, 1024,
+                "memory of each of so many ranks (default: 1)");
+  group.flag("--json", options.json, "one JSON object on standard output");
+  command->set_help_flag("-h,--help", "this text")->group("General");
+  return command;
+}
+
+void finish_generate(GenerateOptions& options, CommonFlags& common,
+                     std::vector<std::string>& warnings) {
+  finish_common(options.engine, common, warnings);
+  options.sampling = common.sampling;
+  options.use_generation_config = common.generation_config == "auto";
+  options.json = common.json;
+  options.verbose = common.verbose;
+}
+
+void finish_batch(BatchOptions& options, CommonFlags& common, std::vector<std::string>& warnings) {
+  finish_common(options.engine, common, warnings);
+  if (options.input.empty()) throw_error(ErrorKind::kUsage, "--input-file: is missing");
+  if (options.output.empty()) throw_error(ErrorKind::kUsage, "--output-file: is missing");
+  options.sampling = common.sampling;
+  options.use_generation_config = common.generation_config == "auto";
+  options.json = common.json;
+  options.verbose = common.verbose;
+  options.quiet = common.quiet;
+}
+
+void finish_bench(BenchOptions& options, CommonFlags& common, std::vector<std::string>& warnings) {
+  if (common.drafters.empty()) {
+    common.drafters = {DrafterSpec::parse("none"), DrafterSpec::parse("ngram")};
+  }
+  finish_common(options.engine, common, warnings);
+  if (options.prompts.empty()) throw_error(ErrorKind::kUsage, "--prompts: is missing");
+  options.drafters = common.drafters;
+  options.sampling = common.sampling;
+  options.use_generation_config = common.generation_config == "auto";
+  options.json = common.json;
+  options.verbose = common.verbose;
+  options.quiet = common.quiet;
+}
+
+std::vector<std::string> flag_names(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+}  // namespace convoke

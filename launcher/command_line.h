@@ -1,0 +1,41 @@
+// From argv to a command and its options.
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "launcher/batch.h"
+#include "launcher/bench.h"
+#include "launcher/command_context.h"
+#include "launcher/generate.h"
+
+namespace convoke {
+
+struct DrafterWorkerCommand {
+  std::vector<std::string> arguments;
+};
+
+/// Text to print and a code to leave with: --help, --version, or nothing to do.
+struct ShowText {
+  std::string text;
+  int exit_code = 0;
+};
+
+struct ParsedCommand {
+  std::string name;  ///< "convoke generate"
+  std::variant<ShowText, GenerateOptions, BatchOptions, BenchOptions, InspectCommand,
+               DrafterWorkerCommand>
+      command;
+  std::vector<std::string> warnings;
+};
+
+/// Reads the configuration file that --config names, too. Flags go over the file. Throws
+/// Error(kUsage) in one line that names the flag (or file and key), what was given and what is
+/// allowed; `name` of the result is set even then.
+void parse_command_line(const std::vector<std::string>& arguments, ParsedCommand& parsed);
+
+/// Parses and runs: what main() does. Errors end in one line on `context.err`.
+int run_command_line(const std::vector<std::string>& arguments, CommandContext& context);
+
+}  // namespace convoke
