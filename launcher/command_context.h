@@ -15,11 +15,7 @@
 
 namespace convoke {
 
-struct InspectCommand {
-  std::filesystem::path directory;
-  int tp = 1;
-  bool json = false;
-};
+struct InspectOptions;
 
 /// Exit codes of every command. An interrupted command ends with 128 + the signal's number.
 enum ExitCode : int { kExitOk = 0, kExitFailure = 1, kExitUsage = 2 };
@@ -40,10 +36,10 @@ struct CommandContext {
   /// Plays this process's part if it is not the first rank of its job, and returns its exit code;
   /// nullopt on the first rank and alone. May be empty: always the first.
   std::function<std::optional<int>(const EngineOptions&)> run_as_worker_rank = {};
-  /// May be empty, as the two that follow.
-  std::function<int(const InspectCommand&, std::ostream& out, std::ostream& err)> run_inspect = {};
+
+  std::function<int(const InspectOptions&, std::ostream& out, std::ostream& err)> run_inspect = {};
   /// The hidden command that a drafter's rank starts as its child; it gets the arguments behind
-  /// its name.
+  /// its name. May be empty.
   std::function<int(const std::vector<std::string>& arguments)> run_drafter_worker = {};
   /// Called once the flags are known, before anything is logged.
   std::function<void(bool verbose)> set_verbose = {};

@@ -365,7 +365,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options, CommonFlags& common) {
   return command;
 }
 
-CLI::App* add_inspect(CLI::App& app, InspectCommand& options) {
+CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   CLI::App* command = add_command(
       app, "inspect", "Say what a model directory holds, what it needs, and what is wrong with it.",
       "  convoke inspect DIR --tp 4");

@@ -26,7 +26,7 @@ struct CommonFlags {
 CLI::App* add_generate(CLI::App& app, GenerateOptions& options, CommonFlags& common);
 CLI::App* add_batch(CLI::App& app, BatchOptions& options, CommonFlags& common);
 CLI::App* add_bench(CLI::App& app, BenchOptions& options, CommonFlags& common);
-CLI::App* add_inspect(CLI::App& app, InspectCommand& options);
+CLI::App* add_inspect(CLI::App& app, InspectOptions& options);
 
 /// Once flags and configuration file are read: checks what belongs together and fills the options.
 void finish_generate(GenerateOptions& options, CommonFlags& common,

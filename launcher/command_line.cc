@@ -39,7 +39,7 @@ struct Program {
   GenerateOptions generate;
   BatchOptions batch;
   BenchOptions bench;
-  InspectCommand inspect;
+  InspectOptions inspect;
   CommonFlags common;  ///< of whichever command runs
   std::vector<CLI::App*> commands;
 };
@@ -153,8 +153,7 @@ struct Runner {
     return run_engine_command(options.engine, context, options.verbose,
                               [&] { return run_bench(options, context); });
   }
-  int operator()(const InspectCommand& command) const {
-    if (!context.run_inspect) throw_error(ErrorKind::kUsage, "inspect is not part of this build");
+  int operator()(const InspectOptions& command) const {
     return context.run_inspect(command, context.out, context.err);
   }
   int operator()(const DrafterWorkerCommand& command) const {

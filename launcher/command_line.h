@@ -9,6 +9,7 @@
 #include "launcher/bench.h"
 #include "launcher/command_context.h"
 #include "launcher/generate.h"
+#include "launcher/inspect.h"
 
 namespace convoke {
 
@@ -24,7 +25,7 @@ struct ShowText {
 
 struct ParsedCommand {
   std::string name;  ///< "convoke generate"
-  std::variant<ShowText, GenerateOptions, BatchOptions, BenchOptions, InspectCommand,
+  std::variant<ShowText, GenerateOptions, BatchOptions, BenchOptions, InspectOptions,
                DrafterWorkerCommand>
       command;
   std::vector<std::string> warnings;

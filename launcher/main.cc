@@ -20,6 +20,7 @@ int main() {
 
 #include "kernels/check.h"
 #include "launcher/command_line.h"
+#include "launcher/inspect.h"
 #include "launcher/interrupt.h"
 #include "parallel/launch.h"
 
@@ -67,6 +68,7 @@ int run(const std::vector<std::string>& arguments) {
   };
   context.start_engine = start_engine;
   context.run_as_worker_rank = run_as_worker_rank;
+  context.run_inspect = run_inspect;
   return run_command_line(arguments, context);
 }
 

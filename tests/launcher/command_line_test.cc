@@ -385,7 +385,7 @@ TEST(CommandLine, HiddenAndInjectedCommands) {
   FakeRun run;
   run.context.run_drafter_worker = [](const Arguments& arguments) { return int(arguments.size()); };
   EXPECT_EQ(run_command_line({"drafter-worker", "--a", "b"}, run.context), 2);
-  run.context.run_inspect = [](const InspectCommand& command, std::ostream& out, std::ostream&) {
+  run.context.run_inspect = [](const InspectOptions& command, std::ostream& out, std::ostream&) {
     out << command.directory.string() << command.tp << command.json;
     return 0;
   };
