@@ -1,5 +1,5 @@
-// Random weights. Speed matters (an 8 B model has 16 GB of them) and quality hardly: a sum of four
-// random bytes is near enough to normal, and looking its 1021 values up in a table serves every
+// Random weights. Speed matters (an 8 B model has 16 GB of them) and quality hardly: a sum of two
+// random bytes is near enough to normal, and looking its 511 values up in a table serves every
 // dtype alike.
 #include <array>
 #include <bit>
@@ -15,8 +15,9 @@
 namespace convoke {
 namespace {
 
-constexpr int kSums = 4 * 255 + 1;
+constexpr int kSums = 2 * 255 + 1;
 constexpr size_t kLanes = 16;
+constexpr size_t kValues = 2 * kLanes;  // per step
 
 uint64_t split_mix(uint64_t& state) {
   uint64_t z = (state += 0x9e3779b97f4a7c15u);
@@ -49,7 +50,7 @@ uint16_t to_float16(float value) {
     return static_cast<uint16_t>(sign | (shift > 24 ? 0 : (mantissa | 0x800000) >> shift));
   }
   const uint32_t half = (static_cast<uint32_t>(exponent) << 10) | (mantissa >> 13);
-  const uint32_t round = (mantissa >> 12) & 1;  // ties up; the table has 1021 values in all
+  const uint32_t round = (mantissa >> 12) & 1;  // ties up; the table has 511 values in all
   return static_cast<uint16_t>(sign | std::min<uint32_t>(half + round, 0x7bff));
 }
 
@@ -69,35 +70,36 @@ struct Lanes {
   explicit Lanes(uint64_t seed) {
     for (uint32_t& lane : state) lane = static_cast<uint32_t>(split_mix(seed) >> 32) | 1;
   }
-  /// Each lane's next four bytes, summed.
-  void next(std::array<uint32_t, kLanes>& sums) {
+  /// Each lane's next four bytes, summed in pairs.
+  void next(std::array<uint16_t, kValues>& sums) {
+    std::array<uint32_t, kLanes> pairs;
     for (size_t i = 0; i < kLanes; ++i) {
       uint32_t x = state[i];
       x ^= x << 13;
       x ^= x >> 17;
       x ^= x << 5;
       state[i] = x;
-      const uint32_t pairs = (x & 0x00ff00ff) + ((x >> 8) & 0x00ff00ff);
-      sums[i] = (pairs + (pairs >> 16)) & 0xffff;
+      pairs[i] = (x & 0x00ff00ff) + ((x >> 8) & 0x00ff00ff);
     }
+    sums = std::bit_cast<std::array<uint16_t, kValues>>(pairs);
   }
 };
 
 template <typename T>
 void fill(T* out, size_t count, uint64_t seed, DType dtype, float mean, float deviation) {
   // A random byte has variance (256^2 - 1) / 12.
-  const float scale = deviation / std::sqrt(4.0f * 65535.0f / 12.0f);
+  const float scale = deviation / std::sqrt(2.0f * 65535.0f / 12.0f);
   std::array<T, kSums> table;
   for (int sum = 0; sum < kSums; ++sum) {
     table[static_cast<size_t>(sum)] =
         convert<T>(mean + static_cast<float>(sum - kSums / 2) * scale, dtype);
   }
   Lanes lanes(seed);
-  std::array<uint32_t, kLanes> sums;
+  std::array<uint16_t, kValues> sums;
   size_t done = 0;
-  for (; done + kLanes <= count; done += kLanes) {
+  for (; done + kValues <= count; done += kValues) {
     lanes.next(sums);
-    for (size_t i = 0; i < kLanes; ++i) out[done + i] = table[sums[i]];
+    for (size_t i = 0; i < kValues; ++i) out[done + i] = table[sums[i]];
   }
   lanes.next(sums);
   for (size_t i = 0; done + i < count; ++i) out[done + i] = table[sums[i]];
