@@ -86,28 +86,60 @@ class MatmulLoops {
     for (int64_t i = 0; i < count; ++i) left[i] += right[i];
   }
 
-  /// Sums groups [first, first + count) of a tile as their tree; the sum is left at `sums`, levels
-  /// above it at `local`.
+  /// Sums groups [first, first + count) of a tile as their tree; the sum is left at `sums`. Groups
+  /// are summed eight at a time, each into a place of its own, so that one pass can add them up.
   void tile_over_groups(int row_unit, int64_t panel, int panels, int first, int count, float* sums,
                         int64_t sums_panel_floats, bool streaming) {
     const int rows = rows_of(row_unit);
-    int depth = 0;
-    for (int g = 0; g < count; ++g) {
-      TileArgs args = tile_at(row_unit, panel, first + g, 0);
-      args.units = job_.group_units;
-      args.sums = depth == 0 ? sums : local() + depth * kTileLevelFloats;
-      args.sums_panel_floats = sums_panel_floats;
-      if (streaming) args.stream_left = job_.panel_bytes - (first + g) * job_.group_bytes;
-      Kernel::tile(args, rows, panels);
-      ++depth;
-      for (int digits = g; (digits & 1) != 0; digits >>= 1) {
-        --depth;
-        float* left = depth == 1 ? sums : local() + (depth - 1) * kTileLevelFloats;
-        const float* right = local() + depth * kTileLevelFloats;
+    const int batch = count < kMaxTogether ? count : kMaxTogether;
+    for (int g = 0; g < count; g += batch) {
+      for (int i = 0; i < batch; ++i) {
+        TileArgs args = tile_at(row_unit, panel, first + g + i, 0);
+        args.units = job_.group_units;
+        args.sums = count == 1 ? sums : local(i);
+        args.sums_panel_floats = sums_panel_floats;
+        if (streaming) args.stream_left = job_.panel_bytes - (first + g + i) * job_.group_bytes;
+        Kernel::tile(args, rows, panels);
+      }
+      if (count == 1) return;
+      // The subtree goes up the binary digits of its number, as far as they are ones.
+      int depth = __builtin_popcount(unsigned(g / batch));
+      float* place = depth == 0 ? sums : local(kMaxTogether + depth);
+      for (int p = 0; p < panels; ++p) {
+        add_tree(place + p * sums_panel_floats, local(0) + p * sums_panel_floats, batch,
+                 int64_t(rows) * 16);
+      }
+      for (int digits = g / batch; (digits & 1) != 0; digits >>= 1, --depth) {
+        float* left = depth == 1 ? sums : local(kMaxTogether + depth - 1);
         for (int p = 0; p < panels; ++p) {
-          add_into(left + p * sums_panel_floats, right + p * sums_panel_floats, int64_t(rows) * 16);
+          add_into(left + p * sums_panel_floats,
+                   local(kMaxTogether + depth) + p * sums_panel_floats, int64_t(rows) * 16);
         }
       }
+    }
+  }
+
+  /// target[i] = tree sum of `count` (1, 2, 4 or 8) tiles that lie kTileLevelFloats apart.
+  static void add_tree(float* target, const float* tiles, int count, int64_t floats) {
+    const float* t = tiles;
+    constexpr int64_t s = kTileLevelFloats;
+    switch (count) {
+      case 1:
+        for (int64_t i = 0; i < floats; ++i) target[i] = t[i];
+        return;
+      case 2:
+        for (int64_t i = 0; i < floats; ++i) target[i] = t[i] + t[i + s];
+        return;
+      case 4:
+        for (int64_t i = 0; i < floats; ++i) {
+          target[i] = (t[i] + t[i + s]) + (t[i + 2 * s] + t[i + 3 * s]);
+        }
+        return;
+      default:
+        for (int64_t i = 0; i < floats; ++i) {
+          target[i] = ((t[i] + t[i + s]) + (t[i + 2 * s] + t[i + 3 * s])) +
+                      ((t[i + 4 * s] + t[i + 5 * s]) + (t[i + 6 * s] + t[i + 7 * s]));
+        }
     }
   }
 
@@ -146,11 +178,12 @@ class MatmulLoops {
     const int rows = rows_of(0);
     const int at_once = Kernel::panels_at_once(rows);
     const int64_t panel_floats = Kernel::kMaxRows * 16;
+    float* result = local(kMaxTogether);
     for (int64_t panel = 0; panel < job_.panels; panel += at_once) {
       const int64_t left = job_.panels - panel;
       const int panels = left < at_once ? int(left) : at_once;
-      tile_over_groups(0, panel, panels, 0, job_.groups, local(), panel_floats, true);
-      write_tile(0, panel, panels, local(), panel_floats);
+      tile_over_groups(0, panel, panels, 0, job_.groups, result, panel_floats, true);
+      write_tile(0, panel, panels, result, panel_floats);
     }
   }
 
@@ -277,7 +310,7 @@ class MatmulLoops {
     }
   }
 
-  float* local() const { return job_.scratch; }
+  float* local(int index) const { return job_.scratch + index * kTileLevelFloats; }
   float* level(int depth) const {
     return job_.scratch + kMaxLevels * kTileLevelFloats + depth * kLevelFloats;
   }
