@@ -1,37 +1,11 @@
 #include "runtime/tokenizer/json_value.h"
 
-#include <fstream>
-#include <system_error>
-
 #include "runtime/tokenizer/unicode.h"
 
 namespace convoke {
 namespace {
 
-constexpr int kDeepest = 64;
-constexpr uintmax_t kLargestFile = uintmax_t{1} << 30;
-
-/// Recursion and memory grow with nesting in any JSON library, so depth is limited before parsing.
-void check_depth(std::string_view text, const std::string& file) {
-  int depth = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      if (c == '\\') ++i;
-      if (c == '"') quoted = false;
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kDeepest) {
-        throw_error(ErrorKind::kModel, "{}: nested deeper than {} levels at byte {}", file,
-                    kDeepest, i);
-      }
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-}
+constexpr size_t kLargestFile = size_t{1} << 30;
 
 const char* type_name(const nlohmann::json& value) {
   if (value.is_number_integer()) return "an integer";
@@ -45,33 +19,8 @@ const char* type_name(const nlohmann::json& value) {
 
 }  // namespace
 
-nlohmann::json parse_json(std::string_view text, const std::string& file) {
-  check_depth(text, file);
-  try {
-    return nlohmann::json::parse(text);
-  } catch (const nlohmann::json::exception& error) {
-    throw_error(ErrorKind::kModel, "{}: not valid JSON: {}", file, error.what());
-  }
-}
-
 nlohmann::json read_json_file(const std::filesystem::path& path) {
-  std::error_code code;
-  if (std::filesystem::is_directory(path, code)) {
-    throw_error(ErrorKind::kModel, "{}: is a directory, expected a JSON file", path.string());
-  }
-  const uintmax_t size = std::filesystem::file_size(path, code);
-  if (code) throw_error(ErrorKind::kModel, "{}: cannot be read: {}", path.string(), code.message());
-  if (size > kLargestFile) {
-    throw_error(ErrorKind::kModel, "{}: {} bytes, more than a tokenizer file may have ({})",
-                path.string(), size, kLargestFile);
-  }
-  std::ifstream stream(path, std::ios::binary);
-  std::string text(size, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(size));
-  if (!stream) {
-    throw_error(ErrorKind::kModel, "{}: cannot be read in full ({} bytes)", path.string(), size);
-  }
-  return parse_json(text, path.string());
+  return parse_json(read_text_file(path, kLargestFile), path.string());
 }
 
 std::string JsonValue::where() const {

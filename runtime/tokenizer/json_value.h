@@ -10,13 +10,13 @@
 #include <string_view>
 
 #include "kernels/check.h"
+#include "runtime/model_files/json_file.h"
 
 namespace convoke {
 
-/// Reads and parses a file. Throws Error(kModel) for an unreadable file, malformed JSON, nesting
-/// deeper than 64 levels or more than 1 GiB.
+/// Reads and parses a file. Throws Error for an unreadable file, malformed JSON, deep nesting or more
+/// than 1 GiB.
 nlohmann::json read_json_file(const std::filesystem::path& path);
-nlohmann::json parse_json(std::string_view text, const std::string& file);
 
 /// A view of one value and where it stands. Getters throw Error(kModel) "file: key.path: ...".
 class JsonValue {
