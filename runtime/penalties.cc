@@ -8,6 +8,11 @@ namespace {
 
 constexpr float kBan = -std::numeric_limits<float>::infinity();
 
+// Room made at once, so that a running sequence need not allocate: no vocabulary is larger, and no
+// ordinary path longer. What exceeds them still works.
+constexpr int64_t kMostDistinct = int64_t(1) << 18;
+constexpr size_t kLongPath = 64;
+
 // The edit of `token` in a list sorted by token, inserted as "no change" if absent.
 LogitEdit& edit_of(std::vector<LogitEdit>& edits, int32_t token) {
   const auto at = std::ranges::lower_bound(edits, token, {}, &LogitEdit::token);
@@ -22,6 +27,9 @@ void TokenCounts::reset(const SamplingParams& params, int prompt_tokens) {
   prompt_tokens_ = prompt_tokens;
   appended_ = 0;
   seen_.clear();
+  if (counts_needed()) {
+    seen_.reserve(size_t(std::min(kMostDistinct, prompt_tokens_ + params_.max_tokens)));
+  }
 }
 
 void TokenCounts::append(std::span<const int32_t> tokens) {
@@ -46,10 +54,17 @@ void TokenCounts::count(int32_t token, bool prompt) {
 std::span<const LogitEdit> TokenCounts::edits(std::span<const int32_t> path,
                                               std::vector<LogitEdit>& storage) const {
   storage.clear();
+  storage.reserve(seen_.capacity() + params_.logit_bias.size() + params_.stop_tokens.size() +
+                  kLongPath);
   if (counts_needed()) {
     // `add` carries the output count until all tokens are counted: exact in float up to 2^24.
-    for (const Seen& s : seen_) storage.push_back({s.token, 1.0f, float(s.outputs)});
-    for (int32_t token : path) edit_of(storage, token).add += 1.0f;
+    const bool prompt_counts = params_.repetition_penalty != 1.0f;
+    for (const Seen& s : seen_) {
+      if (prompt_counts || s.outputs > 0) storage.push_back({s.token, 1.0f, float(s.outputs)});
+    }
+    for (int32_t token : path) {
+      if (token >= 0) edit_of(storage, token).add += 1.0f;  // a look-ahead row is no token
+    }
     for (LogitEdit& e : storage) {
       const float occurrences = e.add;
       e.repetition = params_.repetition_penalty;

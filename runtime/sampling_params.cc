@@ -21,8 +21,9 @@ void require_token(const char* field, int32_t token, int vocabulary) {
 
 void validate(const SamplingParams& p, int vocabulary) {
   // Comparisons are written so that NaN fails them.
-  require(p.temperature >= 0 && p.temperature <= 100, "temperature", p.temperature,
-          "from 0 (greedy) to 100");
+  // A temperature near the smallest float would lift several logits to infinity, where they tie.
+  require(p.temperature == 0 || (p.temperature >= 1e-5f && p.temperature <= 100), "temperature",
+          p.temperature, "0 (greedy), or from 0.00001 to 100");
   require(p.top_k >= -1, "top_k", p.top_k, "-1 or 0 (off), or at least 1");
   require(p.top_p > 0 && p.top_p <= 1, "top_p", p.top_p, "above 0 and at most 1 (off)");
   require(p.min_p >= 0 && p.min_p <= 1, "min_p", p.min_p, "from 0 (off) to 1");
@@ -40,7 +41,9 @@ void validate(const SamplingParams& p, int vocabulary) {
   for (const auto& [token, bias] : p.logit_bias) {
     require_token("logit_bias", token, vocabulary);
     require(std::abs(bias) <= 100, "logit_bias", bias, "from -100 to 100");
-    CONVOKE_CHECK_LT(previous, token);  // sorted by whoever parsed it
+    if (token <= previous) {
+      throw_error(ErrorKind::kUsage, "logit_bias names token {} twice or out of order", token);
+    }
     previous = token;
   }
   for (int32_t token : p.stop_tokens) require_token("stop_token_ids", token, vocabulary);
