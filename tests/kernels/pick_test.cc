@@ -40,14 +40,33 @@ class PickOnEveryPath : public testing::TestWithParam<std::tuple<cpu::Isa, int>>
   int trials(int most) const { return threads() == 1 ? most : most / 8; }
   cpu::Team team_{std::get<1>(GetParam())};
 
-  void expect_rule(Row logits, const PickRow& params) {
-    const Pick want = expected(logits, params);
-    const auto slice = run_slice(team_, isa(), view(logits, 1), 0, {params});
-    EXPECT_SAME(slice[0], want);
-    const auto full = run_full(team_, isa(), logits, {params});
-    EXPECT_SAME(full[0], want);
+  void expect_rule(const Row& row, const PickRow& params) { expect_rule(row, std::vector{params}); }
+
+  /// The same row once per element of `params`, all in one call.
+  void expect_rule(const Row& row, const std::vector<PickRow>& params) {
+    Row logits;
+    for (size_t r = 0; r < params.size(); ++r) {
+      logits.insert(logits.end(), row.begin(), row.end());
+    }
+    const Row before = logits;
+    const auto slice = run_slice(team_, isa(), view(logits, int64_t(params.size())), 0, params);
+    const auto full = run_full(team_, isa(), logits, params);
+    for (size_t r = 0; r < params.size(); ++r) {
+      const Pick want = expected(row, params[r]);
+      EXPECT_SAME(slice[r], want);
+      EXPECT_SAME(full[r], want);
+    }
+    EXPECT_EQ(0, std::memcmp(before.data(), logits.data(), logits.size() * sizeof(float)))
+        << "the logits were changed";
   }
 };
+
+std::vector<PickRow> at_each(const std::vector<float>& temperatures, uint64_t seed,
+                             int64_t position) {
+  std::vector<PickRow> rows;
+  for (float temperature : temperatures) rows.push_back(at(temperature, seed, position));
+  return rows;
+}
 
 INSTANTIATE_TEST_SUITE_P(Paths, PickOnEveryPath,
                          testing::Combine(testing::ValuesIn(isas()), testing::Values(1, 2, 3)),
@@ -59,14 +78,11 @@ INSTANTIATE_TEST_SUITE_P(Paths, PickOnEveryPath,
 
 TEST_P(PickOnEveryPath, FollowsTheRuleAtEverySize) {
   for (int64_t size = 1; size <= 100; size += threads()) {
-    for (float temperature : {0.0f, 0.8f, 1.0f, 4.0f}) {
-      expect_rule(random_row(size, uint32_t(size)), at(temperature, 77 + size, size * 13));
-    }
+    expect_rule(random_row(size, uint32_t(size)),
+                at_each({0.0f, 0.8f, 1.0f, 4.0f}, uint64_t(77 + size), size * 13));
   }
   for (int64_t size : {127, 128, 129, 4096, 32000, 128256}) {
-    for (float temperature : {0.0f, 0.7f, 1.0f}) {
-      expect_rule(random_row(size, uint32_t(size)), at(temperature, 5, int64_t(1) << 40));
-    }
+    expect_rule(random_row(size, uint32_t(size)), at_each({0.0f, 0.7f, 1.0f}, 5, int64_t(1) << 40));
   }
 }
 
@@ -85,21 +101,19 @@ TEST_P(PickOnEveryPath, TiesGoToTheLowestToken) {
 }
 
 TEST_P(PickOnEveryPath, OddLogitsAreTheLowest) {
-  for (int64_t size : {1, 5, 64, 65, 200}) {
-    for (float temperature : {0.0f, 0.3f, 1.0f, 3.0f}) {
-      const PickRow params = at(temperature, 9, 4);
-      expect_rule(Row(size_t(size), -kInfinity), params);
-      expect_rule(Row(size_t(size), kNan), params);
-      expect_rule(Row(size_t(size), kInfinity), params);
-      Row row = random_row(size, 8);
-      for (size_t v = 0; v < row.size(); v += 3) row[v] = v % 2 ? kNan : -kInfinity;
-      expect_rule(row, params);
-      row[row.size() / 2] = kInfinity;
-      expect_rule(row, params);
-      Row lowest(size_t(size), std::numeric_limits<float>::lowest());
-      lowest[0] = kNan;
-      expect_rule(lowest, params);
-    }
+  const std::vector<PickRow> params = at_each({0.0f, 0.3f, 1.0f, 3.0f}, 9, 4);
+  for (size_t size : {1, 5, 64, 65, 200}) {
+    expect_rule(Row(size, -kInfinity), params);
+    expect_rule(Row(size, kNan), params);
+    expect_rule(Row(size, kInfinity), params);
+    Row row = random_row(int64_t(size), 8);
+    for (size_t v = 0; v < size; v += 3) row[v] = v % 2 ? kNan : -kInfinity;
+    expect_rule(row, params);
+    row[size / 2] = kInfinity;
+    expect_rule(row, params);
+    Row lowest(size, std::numeric_limits<float>::lowest());
+    lowest[0] = kNan;
+    expect_rule(lowest, params);
   }
 }
 
@@ -120,9 +134,7 @@ TEST_P(PickOnEveryPath, EditsChangeTheirTokensOnly) {
     }
     PickRow params = at(trial % 3 ? 0.9f : 0, uint64_t(trial), trial);
     params.edits = edits;
-    const Row before = row;
     expect_rule(row, params);
-    EXPECT_EQ(0, std::memcmp(before.data(), row.data(), row.size() * sizeof(float)));
   }
 }
 
@@ -268,6 +280,17 @@ TEST_P(PickOnEveryPath, LogprobsOfOddRows) {
     EXPECT_FLOAT_EQ(got[1].logprob, -std::log(2.0f));
     EXPECT_FLOAT_EQ(got[2].logprob, -std::log(2.0f));
   }
+}
+
+TEST(Pick, AmxTakesTheAvx512Path) {
+  if (cpu::best_isa() < cpu::Isa::kAmxBf16) GTEST_SKIP() << "no AMX here";
+  cpu::Team team(1);
+  Row logits = random_row(3 * 1000, 2);
+  std::vector<PickRow> params = at_each({0.0f, 0.5f, 1.0f}, 3, 4);
+  params[2].top_p = 0.8f;
+  const auto a = run_full(team, cpu::Isa::kAvx512Bf16, logits, params);
+  const auto b = run_full(team, cpu::Isa::kAmxBf16, logits, params);
+  for (size_t r = 0; r < params.size(); ++r) EXPECT_SAME(a[r], b[r]);
 }
 
 // The pruning by bounds must never change a pick: rows whose winner is far from the likeliest.
