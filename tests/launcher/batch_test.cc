@@ -1,5 +1,6 @@
 #include "launcher/batch.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -30,7 +31,7 @@ std::string request(const std::string& id, const std::string& prompt,
 std::string mixed_input() {
   std::string text;
   for (int i = 0; i < 12; ++i) {
-    text += request("id-" + std::to_string(i), "prompt " + std::to_string(i)) + "\n";
+    text += request(fmt::format("id-{}", i), fmt::format("prompt {}", i)) + "\n";
   }
   text += "{broken\n\n";
   text += request("n", "several", R"(, "n": 3, "max_tokens": 6, "echo": true)") + "\r\n";
@@ -211,7 +212,7 @@ TEST(Batch, ResumesAfterAFailureAtAnyPoint) {
 TEST(Batch, AnotherOrderOfTheInputResumesTheSame) {
   std::string input, reversed;
   for (int i = 0; i < 8; ++i) {
-    const std::string line = request(std::to_string(i), "p" + std::to_string(i)) + "\n";
+    const std::string line = request(fmt::format("{}", i), fmt::format("p{}", i)) + "\n";
     input += line;
     reversed = line + reversed;
   }
