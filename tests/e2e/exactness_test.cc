@@ -1,0 +1,82 @@
+// Whole jobs on the demo model: whatever drafts, wherever it runs, however the job is cut, batched
+// and chunked, every request's tokens and the fingerprints of the logits that picked them are those
+// of plain decoding, one request at a time, on one thread.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/support/shell.h"
+
+namespace convoke {
+namespace {
+
+using testing::mpirun;
+using testing::shell;
+using testing::ShellResult;
+
+const std::string kProbe =
+    CONVOKE_PROBE " --model " CONVOKE_SOURCE_DIR "/demo/model --prompts " CONVOKE_SOURCE_DIR
+                  "/demo/prompts.jsonl --max-tokens 24 ";
+
+struct Sampling {
+  const char* name;
+  const char* flags;
+};
+
+class DemoJobs : public ::testing::TestWithParam<Sampling> {
+ protected:
+  void SetUp() override {
+    reference = run(kProbe + "--threads 1 --max-num-seqs 1 ");
+    ASSERT_EQ(std::ranges::count(reference, '\n'), 34);
+  }
+  std::string run(const std::string& command) {
+    const ShellResult result = shell(command + GetParam().flags);
+    EXPECT_EQ(result.exit_code, 0) << command << "\n" << result.err;
+    return result.out;
+  }
+  void expect_same(const std::string& command) {
+    // EXPECT_EQ on the texts would print both.
+    EXPECT_TRUE(run(command) == reference) << "other tokens or logits: " << command;
+  }
+
+  std::string reference;
+};
+
+TEST_P(DemoJobs, OneProcess) {
+  for (const char* flags :
+       {"--threads 2 ", "--max-num-seqs 16 --prompt-chunk 1 ",
+        "--max-num-seqs 16 --prompt-chunk 7 ", "--max-num-seqs 5 --prompt-chunk 512 ",
+        "--drafter ngram --expect-accepted 50 ", "--drafter ngram --max-num-seqs 1 --threads 1 ",
+        "--drafter random:1 --expect-accepted 20 ",
+        "--drafter random:2 --max-num-seqs 1 --prompt-chunk 7 ", "--tp 2 --threads 2 ",
+        "--tp 2 --drafter random:4 ", "--tp 4 --drafter ngram ", "--tp 4 --prompt-chunk 7 ",
+        "--replicas 2 --drafter ngram ", "--drafter ngram --drafter-placement process ",
+        // Less cache than the sequences want: they push each other out.
+        "--kv-cache-tokens 1600 --drafter ngram "}) {
+    expect_same(kProbe + flags);
+  }
+}
+
+TEST_P(DemoJobs, UnderMpirun) {
+  if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
+  for (const auto& [ranks, flags] : std::initializer_list<std::pair<int, const char*>>{
+           {1, "--drafter ngram "},                       // a thread beside the only shard
+           {2, "--drafter ngram --expect-accepted 50 "},  // one shard, a drafter rank
+           {2, "--tp 2 "},
+           {3, "--drafter ngram --expect-accepted 50 "},
+           {3, "--drafter random:5 --max-num-seqs 1 "},
+           {4, "--tp 4 "},
+           {5, "--drafter ngram --prompt-chunk 7 "},
+           {4, "--replicas 2 --drafter random:6 "}}) {
+    expect_same(mpirun(ranks) + kProbe + flags);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Temperatures, DemoJobs,
+                         ::testing::Values(Sampling{"Greedy", "--temperature 0"},
+                                           Sampling{"Nucleus", "--temperature 0.8 --top-p 0.95"},
+                                           Sampling{"Plain", "--temperature 1"}),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace
+}  // namespace convoke
