@@ -108,7 +108,8 @@ void BpeModel::add_merge(const JsonValue& json, uint32_t rank, std::string_view 
     json.fail(fmt::format("\"{}\" lacks the continuing_subword_prefix \"{}\"", right, prefix_));
   }
   const std::string joined = fmt::format("{}{}", left, right.substr(prefix_.size()));
-  merges_.insert(id(left), id(right), {rank, id(joined)});
+  const int32_t left_id = id(left), right_id = id(right);
+  merges_.insert(left_id, right_id, {rank, id(joined)});
   if (has_inner_mark(joined)) mark_starts_words_ = false;
 }
 

@@ -307,4 +307,15 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::filesystem::path& director
   return std::make_unique<HfTokenizer>(root, read_tokenizer_config(directory));
 }
 
+std::unique_ptr<Tokenizer> Tokenizer::parse(std::string_view tokenizer_json,
+                                            std::string_view tokenizer_config,
+                                            const std::string& name) {
+  const std::string file = name + "/tokenizer.json", config_file = name + "/tokenizer_config.json";
+  const nlohmann::json json = parse_json(tokenizer_json, file);
+  const nlohmann::json config = parse_json(tokenizer_config, config_file);
+  const JsonValue root(json, file);
+  root.require_object();
+  return std::make_unique<HfTokenizer>(root, read_tokenizer_config(JsonValue(config, config_file)));
+}
+
 }  // namespace convoke

@@ -36,6 +36,12 @@ class Tokenizer {
   /// PreTokenizer, Decoder and PostProcessor; truncation and padding sections are ignored.
   static std::unique_ptr<Tokenizer> load(const std::filesystem::path& directory);
 
+  /// The same from the texts of tokenizer.json and tokenizer_config.json; `name` stands for the
+  /// directory in errors.
+  static std::unique_ptr<Tokenizer> parse(std::string_view tokenizer_json,
+                                          std::string_view tokenizer_config = "{}",
+                                          const std::string& name = "tokenizer");
+
   virtual int vocabulary() const = 0;  ///< highest id + 1, added tokens included
   /// Ids as the reference library gives them. Any bytes: invalid UTF-8 is replaced by U+FFFD first,
   /// as the reference does. Thread-safe.

@@ -96,14 +96,27 @@ AddedToken read_added_token(const JsonValue& json) {
   return token;
 }
 
-TokenizerConfig read_tokenizer_config(const std::filesystem::path& directory) {
+TokenizerConfig read_tokenizer_config(const JsonValue& json) {
   TokenizerConfig config;
+  json.require_object();
+  if (const auto tokens = json.find("added_tokens_decoder")) {
+    config.added_tokens = read_added_tokens(*tokens);
+  }
+  read_special_tokens(json, config);
+  config.clean_up =
+      json.boolean("clean_up_tokenization_spaces", false) && json.boolean(kForceCleanUp, false);
+  if (const auto text = json.find("chat_template")) {
+    config.chat_template = read_chat_template(*text);
+  }
+  return config;
+}
+
+TokenizerConfig read_tokenizer_config(const std::filesystem::path& directory) {
   const auto path = directory / "tokenizer_config.json";
   const auto map_path = directory / "special_tokens_map.json";
   nlohmann::json json = nlohmann::json::object();
   if (std::filesystem::exists(path)) json = read_json_file(path);
-  const JsonValue root(json, path.string());
-  root.require_object();
+  JsonValue(json, path.string()).require_object();
   // The map is what older versions wrote; a config with added_tokens_decoder is complete.
   if (!json.contains("added_tokens_decoder") && std::filesystem::exists(map_path)) {
     const nlohmann::json map = read_json_file(map_path);
@@ -112,15 +125,7 @@ TokenizerConfig read_tokenizer_config(const std::filesystem::path& directory) {
       if (key != "extra_special_tokens" || !json.contains(key)) json[key] = value;
     }
   }
-  if (const auto tokens = root.find("added_tokens_decoder")) {
-    config.added_tokens = read_added_tokens(*tokens);
-  }
-  read_special_tokens(root, config);
-  config.clean_up =
-      root.boolean("clean_up_tokenization_spaces", false) && root.boolean(kForceCleanUp, false);
-  if (const auto text = root.find("chat_template")) {
-    config.chat_template = read_chat_template(*text);
-  }
+  TokenizerConfig config = read_tokenizer_config(JsonValue(json, path.string()));
   const auto template_path = directory / "chat_template.jinja";
   if (std::filesystem::exists(template_path)) {
     std::ifstream stream(template_path, std::ios::binary);

@@ -22,6 +22,9 @@ struct TokenizerConfig {
 /// Missing files mean defaults. Throws Error(kModel) for malformed ones.
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& directory);
 
+/// Of tokenizer_config.json alone.
+TokenizerConfig read_tokenizer_config(const JsonValue& json);
+
 /// One added token as tokenizer.json and tokenizer_config.json have it.
 AddedToken read_added_token(const JsonValue& json);
 
