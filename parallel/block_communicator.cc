@@ -23,7 +23,7 @@ constexpr size_t kSmallCopy = 8 * 1024;
 // A broadcast's first message between blocks: its length and as much of it as fits.
 constexpr size_t kLetterBytes = 32 * 1024;
 // How much longer than the deadline each later stage of an operation waits.
-constexpr double kStageShare = 0.1;
+constexpr double kStageShare = 0.2;
 constexpr size_t kLetterRoom = kLetterBytes - sizeof(uint64_t);
 
 int usable_cores() {

@@ -6,7 +6,7 @@
 // then from block to block, so the bits do not depend on where ranks live.
 //
 // Deadlines: a rank that does not come is missed first by those that wait for it directly, who name
-// it; waits at later stages of an operation last a tenth of the deadline longer per stage, so that
+// it; waits at later stages of an operation last a fifth of the deadline longer per stage, so that
 // the guilty rank is named and not one that waits for it itself.
 #pragma once
 

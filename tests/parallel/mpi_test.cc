@@ -197,7 +197,7 @@ TEST(MpiCommunicator, SaysHowItWorks) {
 TEST(MpiCommunicator, MissingRankIsNamed) {
   const int missing = job->size() - 1;
   for (const int largest : {8, 2, 1}) {
-    const auto comm = job->make_communicator(in_order(), options_for(64, 0, largest, 1.5));
+    const auto comm = job->make_communicator(in_order(), options_for(64, 0, largest, 2.5));
     job->barrier();
     if (job->rank() != missing) {
       std::vector<float> target(64);
