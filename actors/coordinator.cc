@@ -162,7 +162,7 @@ void Coordinator::on(const PeerId& from, DrafterReady& message) {
                 message.incarnation);
   drafter_ = DrafterState{.peer = from};
   drafts_.clear();
-  introduce_sequences();
+  ask_for_trees({});
   signals_.drafter_connected.store(true);
   signals_.drafters_seen.fetch_add(1);
 }
@@ -263,7 +263,6 @@ void Coordinator::collect_trees() {
 }
 
 void Coordinator::introduce_sequences() {
-  if (!drafter_) return;
   drafter_->in_sync = true;
   for (const auto& [id, request] : requests_) {
     const std::span<const int32_t> tokens = scheduler_.tokens(id);
@@ -271,25 +270,27 @@ void Coordinator::introduce_sequences() {
                            {tokens.begin(), tokens.end()},
                            scheduler_.prompt_tokens(id),
                            scheduler_.sampling(id)}};
-    if (!mailbox_.send(drafter_->peer, opened)) drafter_->in_sync = false;
+    if (!mailbox_.send(drafter_->peer, opened)) {
+      drafter_->in_sync = false;  // its queue is full or it is gone: all again after the next step
+      return;
+    }
   }
-  ask_for_trees({});
 }
 
 void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
   if (!drafter_answers()) return;
-  if (!drafter_->in_sync) {
-    introduce_sequences();  // tells it everything, these verdicts included, and asks
-    return;
-  }
   VerdictBatch batch;
   batch.step = step_ + 1;
-  batch.verdicts = std::move(verdicts);
+  if (drafter_->in_sync) {
+    batch.verdicts = std::move(verdicts);
+  } else {
+    introduce_sequences();  // with the tokens of these verdicts
+  }
   const std::span<const SequenceId> wanted = scheduler_.decoding();
   batch.wanted.assign(wanted.begin(), wanted.end());
   batch.limits = options_.draft_limits;
   if (batch.verdicts.empty() && batch.wanted.empty()) return;
-  if (!mailbox_.send(drafter_->peer, batch)) {
+  if (!drafter_->in_sync || !mailbox_.send(drafter_->peer, batch)) {
     drafter_->in_sync = false;
     ++drafter_->silent;
     return;

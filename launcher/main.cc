@@ -1,13 +1,3 @@
-#ifndef CONVOKE_HAS_ENGINE
-#include <cstdio>
-
-#include "launcher/version.h"
-
-int main() {
-  std::printf("convoke %s\n", convoke::version());
-  return 0;
-}
-#else
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
@@ -18,6 +8,7 @@ int main() {
 #include <string>
 #include <vector>
 
+#include "actors/drafter_process.h"
 #include "kernels/check.h"
 #include "launcher/command_line.h"
 #include "launcher/inspect.h"
@@ -69,6 +60,9 @@ int run(const std::vector<std::string>& arguments) {
   context.start_engine = start_engine;
   context.run_as_worker_rank = run_as_worker_rank;
   context.run_inspect = run_inspect;
+  context.run_drafter_worker = [](const std::vector<std::string>& worker) {
+    return run_drafter_worker(parse_worker_arguments(worker));
+  };
   return run_command_line(arguments, context);
 }
 
@@ -78,4 +72,3 @@ int run(const std::vector<std::string>& arguments) {
 int main(int argc, char** argv) {
   return convoke::run({argv + 1, argv + argc});
 }
-#endif

@@ -126,9 +126,7 @@ void Picker::bid(Stream& stream, const TensorView& logits, size_t begin, size_t 
       for (int r = 1; r < plan_.tp; ++r) {
         const Pick& other = bids_[size_t(r) * count + i];
         const uint64_t digest = best.digest + other.digest;
-        // Slices ascend with the rank, so "greater" alone leaves ties with the lower token. A slice
-        // without tokens bids -1.
-        if (other.token >= 0 && (best.token < 0 || other.score > best.score)) best = other;
+        if (beats(other, best)) best = other;
         best.digest = digest;
       }
       picks[i] = best;

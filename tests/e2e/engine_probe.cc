@@ -3,6 +3,9 @@
 // they print the same. Used by exactness_test.cc alone, under mpirun, and with other drafters.
 //
 //   engine_probe --model DIR --prompts FILE [--limit N] [engine and sampling flags below]
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -124,6 +127,7 @@ int run(const ProbeOptions& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("probe"));  // output is for comparing
   try {
     // A drafter in a process of its own is this program again, as it is `convoke` again there.
     if (argc > 1 && std::string(argv[1]) == "drafter-worker") {

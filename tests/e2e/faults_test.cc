@@ -131,6 +131,10 @@ std::set<std::string> lines_of(const std::filesystem::path& path) {
   return lines;
 }
 
+int64_t lines_in(const std::filesystem::path& path) {
+  return std::ranges::count(testing::read_file(path), '\n');
+}
+
 TEST(KilledBatch, ResumesToTheSameLines) {
   ScratchDirectory scratch;
   const auto command = [&](const std::string& output) {
@@ -141,16 +145,18 @@ TEST(KilledBatch, ResumesToTheSameLines) {
   const std::set<std::string> expected = lines_of(scratch / "undisturbed");
   ASSERT_EQ(expected.size(), 34u);
   int partial = 0;
-  for (int round = 0; round < 6; ++round) {
-    const std::string name = "killed" + std::to_string(round);
-    for (int kill = 0; kill < 3; ++kill) {
+  // Killed when so many lines are there, once and again after a resume; and at the very beginning.
+  for (int wanted : {0, 1, 4, 9, 17, 30}) {
+    const std::string name = "killed" + std::to_string(wanted);
+    for (int kill = 0; kill < 2; ++kill) {
       ShellProcess job(command(name) + (kill > 0 ? "--resume" : ""));
-      std::this_thread::sleep_for(std::chrono::milliseconds(80 + 130 * round + 60 * kill));
+      for (int i = 0; i < 4000 && lines_in(scratch / name) < wanted + kill; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      }
       job.kill(SIGKILL);
-      job.wait(std::chrono::seconds(10));
+      job.wait(std::chrono::seconds(30));
     }
-    const auto before = testing::read_file(scratch / name);
-    const auto lines = std::ranges::count(before, '\n');
+    const auto lines = lines_in(scratch / name);
     partial += lines > 0 && lines < 34 ? 1 : 0;
     run(command(name) + "--resume");
     EXPECT_TRUE(lines_of(scratch / name) == expected) << "killed at " << lines << " lines";
