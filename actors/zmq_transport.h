@@ -7,8 +7,8 @@
 //   ipc://PATH
 //   tcp://ADDRESS:*    a free port on that address or interface; endpoints() says which
 //
-// One ZeroMQ context serves the whole process while any socket lives. A receiver spins for some
-// 50 µs before it sleeps, so that a prompt answer costs no wake-up.
+// One ZeroMQ context serves the whole process while any socket lives. Waits end at their
+// deadline to the microsecond, not to ZeroMQ's millisecond.
 #pragma once
 
 #include <chrono>
@@ -22,8 +22,10 @@ namespace convoke {
 
 struct ZmqOptions {
   int high_water = 4096;  ///< messages queued per peer; beyond, send() returns false
-  std::chrono::milliseconds linger{500};      ///< for unsent messages when the socket closes
-  std::chrono::microseconds spin{50};         ///< before a receiver sleeps
+  std::chrono::milliseconds linger{500};  ///< for unsent messages when the socket closes
+  /// How long a receiver looks before it sleeps. Only for receivers with a core to themselves:
+  /// where threads share cores, spinning keeps the awaited sender from running.
+  std::chrono::microseconds spin{0};
   std::chrono::milliseconds heartbeat{1000};  ///< of the connection itself (ZMTP PING)
   std::chrono::milliseconds silence{10000};   ///< then the connection counts as broken
 };
