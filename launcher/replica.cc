@@ -167,8 +167,10 @@ ShardRank::ShardRank(const ReplicaSetup& setup, std::unique_ptr<Communicator> co
       plan_(make_shard_plan(config_.extents(), communicator->size(), communicator->rank())),
       backend_(cpu::make_cpu_backend({.threads = setup.threads, .isa = setup.isa})),
       communicator_(std::move(communicator)),
-      weights_(
-          load_weights(*backend_, config_, plan_, setup.source, setup.dtype, setup.max_model_len)),
+      weights_(load_weights(
+          *backend_, config_, plan_,
+          setup.source != nullptr ? setup.source : std::make_shared<const DummySource>(config_),
+          setup.dtype, setup.max_model_len)),
       executor_(std::make_unique<ShardExecutor>(*backend_, *communicator_, config_, plan_, weights_,
                                                 setup.shard_limits())) {}
 

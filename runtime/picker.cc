@@ -10,6 +10,10 @@
 namespace convoke {
 namespace {
 
+// Logit edits of a step for which room is made at the start: penalties of a few thousand tokens.
+// More grow the list, once.
+constexpr size_t kUsualEdits = size_t{1} << 14;
+
 int64_t widest_slice(int vocabulary, int tp) {
   // Slices are dealt in panels of 16 (parallel/shard_plan.cc); the widest has ceil(panels / tp).
   const int64_t panels = (vocabulary + 15) / 16;
@@ -54,6 +58,7 @@ Picker::Picker(Backend& backend, Communicator& communicator, const ShardPlan& pl
     group->picks.reserve(size_t(max_rows));
   }
   bids_.resize(size_t(plan.tp) * kLogitRows);
+  edits_.reserve(kUsualEdits);
 }
 
 void Picker::begin() {

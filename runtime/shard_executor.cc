@@ -27,6 +27,7 @@ ShardExecutor::ShardExecutor(Backend& backend, Communicator& communicator,
   block_tables_.reserve(size_t(limits.max_sequences));
   moves_.reserve(rows);
   path_tokens_.reserve(rows);
+  edit_scratch_.reserve(size_t{1} << 12);
   for (Place& place : places_) {
     place.blocks.reserve(size_t(blocks_for(limits.max_positions + limits.max_rows)));
     place.tree.reserve(rows);

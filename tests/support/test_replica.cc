@@ -19,6 +19,7 @@ TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape&
   EngineOptions options;
   options.model = model;
   options.cpu_isa = shape.isa;
+  options.load_format = shape.load_format;
   options.dtype = shape.dtype;
   options.threads = shape.threads * shape.tp;
   options.max_num_seqs = shape.max_sequences;
@@ -45,6 +46,10 @@ void TestReplica::on_all_ranks(const std::function<void(Rank&)>& work) {
     others.emplace_back([&, r] { work(*ranks_[r]); });
   }
   work(*ranks_[0]);
+}
+
+ShardExecutor& TestReplica::executor(int rank) {
+  return ranks_[size_t(rank)]->shard.executor();
 }
 
 void TestReplica::execute(const StepPlan& plan, StepResult& result) {

@@ -17,6 +17,7 @@ struct ReplicaShape {
   int tp = 1;
   int threads = 1;
   std::string isa = "auto";
+  std::string load_format = "auto";
   std::string dtype = "auto";
   int max_sequences = 16;
   int max_rows = 512;
@@ -44,6 +45,7 @@ class TestReplica {
   ~TestReplica();
 
   const ModelConfig& config() const { return setup_.config; }
+  ShardExecutor& executor(int rank);
   /// Executes one plan on all ranks; the result is rank 0's.
   void execute(const StepPlan& plan, StepResult& result);
 
