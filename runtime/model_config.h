@@ -52,8 +52,8 @@ struct ModelConfig {
   ModelExtents extents() const { return {heads, kv_heads, head_dim, intermediate, vocabulary}; }
   int64_t parameter_count() const;  ///< tied embeddings count once
 
-  /// What weights are held and computed in unless told: bfloat16 checkpoints as they are, all others
-  /// in float32, which is exact for float16.
+  /// What weights are held and computed in unless told: bfloat16 checkpoints as they are, all
+  /// others in float32, which is exact for float16.
   DType auto_dtype() const {
     return checkpoint_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
   }

@@ -14,8 +14,8 @@
 
 namespace convoke {
 
-/// Reads and parses a file. Throws Error for an unreadable file, malformed JSON, deep nesting or more
-/// than 1 GiB.
+/// Reads and parses a file. Throws Error for an unreadable file, malformed JSON, deep nesting or
+/// more than 1 GiB.
 nlohmann::json read_json_file(const std::filesystem::path& path);
 
 /// A view of one value and where it stands. Getters throw Error(kModel) "file: key.path: ...".

@@ -82,6 +82,7 @@ SamplingParams everything() {
   p.frequency_penalty = 0.2f;
   p.logit_bias = {{2, 1.0f}};
   p.stop_tokens = {9};
+  p.max_tokens = 100;
   p.min_tokens = 16;
   p.logprobs = 2;
   return p;
