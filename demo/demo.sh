@@ -8,7 +8,11 @@ prompts=demo/prompts.jsonl
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+bold="" plain=""
+if [ -t 1 ]; then
+  bold=$(printf '\033[1m') plain=$(printf '\033[0m')
+fi
+title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 
 title "1. A completion (accepted draft tokens are coloured on a terminal)"
 "$convoke" generate --model $model --drafter ngram --temperature 0 --max-tokens 96 --stats \
