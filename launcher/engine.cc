@@ -64,13 +64,8 @@ class RunningEngine : public Engine {
   // Destroyed in reverse order: links first, then drafters, coordinators, shards.
   std::vector<std::unique_ptr<ShardHost>> shards_;
   std::vector<std::unique_ptr<CoordinatorHost>> coordinators_;  ///< those of this process
-  /// If the constructor throws, actors that wait for the start must be let go before they are
-  /// joined.
-  struct GateCloser {
-    StartGate& gate;
-    ~GateCloser() { gate.open(false); }
-  } closer_{gate_};
-  std::vector<std::string> endpoints_;  ///< of all replicas' coordinators
+  StartGate::Closer closer_{gate_};                             ///< if the constructor throws
+  std::vector<std::string> endpoints_;                          ///< of all replicas' coordinators
   std::vector<std::unique_ptr<DrafterHost>> drafters_;
   std::vector<ReplicaLink> links_;
   std::unordered_map<uint64_t, Route> routes_;
@@ -80,10 +75,19 @@ class RunningEngine : public Engine {
 
 RunningEngine::RunningEngine(const EngineOptions& options) : options_(options) {
   member_ = JobMember::join(options_);
-  if (member_ != nullptr) {
-    start_on_first_rank();
-  } else {
+  if (member_ == nullptr) {
     start_alone();
+  } else {
+    try {
+      start_on_first_rank();
+    } catch (const Error&) {
+      if (member_->agreed_to_fail()) {
+        gate_.open(false);
+        coordinators_.clear();
+        member_->finish();
+      }
+      throw;
+    }
   }
   for (const std::string& endpoint : endpoints_) {
     links_.push_back({make_zmq_link(endpoint), 0});

@@ -45,6 +45,13 @@ class StartGate {
   }
   bool wait() const { return future_.get(); }
 
+  /// Gives up at the end of a scope unless the gate was opened: declared after the hosts, it lets
+  /// their threads go before they are joined when something throws.
+  struct Closer {
+    StartGate& gate;
+    ~Closer() { gate.open(false); }
+  };
+
  private:
   std::promise<bool> promise_;
   std::shared_future<bool> future_;

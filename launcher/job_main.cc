@@ -10,12 +10,17 @@
 namespace convoke {
 namespace {
 
+/// When all ranks know that the job cannot start, the first one says why and its exit code is the
+/// job's. If others failed too, the launcher might end the first before it has spoken.
+constexpr int kQuietExit = 0;
+
 /// Serves as one of shards 1.. until a plan says it was the last.
 void serve_shard(JobMember& member, const ReplicaSetup& setup,
                  std::unique_ptr<Communicator> communicator) {
   StartGate gate;
   FailureBoard failures([&](const std::string& reason) { member.fail(reason); });
   ShardHost host(setup, std::move(communicator), gate, failures);
+  const StartGate::Closer closer{gate};
   std::string error;
   try {
     host.wait_ready();
@@ -35,6 +40,7 @@ void serve_coordinator(JobMember& member, const ReplicaSetup& setup,
   FailureBoard failures([&](const std::string& reason) { member.fail(reason); });
   CoordinatorHost host(setup, std::move(communicator), member.coordinator_endpoints(),
                        member.describe(), gate, failures);
+  const StartGate::Closer closer{gate};
   std::string endpoint, error;
   try {
     endpoint = host.wait_ready().endpoints.back();
@@ -90,13 +96,24 @@ int serve(JobMember& member, const EngineOptions& options) {
 }  // namespace
 
 std::optional<int> run_as_worker_rank(const EngineOptions& options) {
-  JobMember* member = JobMember::join(options);
+  JobMember* member = nullptr;
+  try {
+    member = JobMember::join(options);
+  } catch (const Error&) {
+    const auto launch = detect_launch(process_environment());
+    if (launch && launch->rank != 0) return kQuietExit;
+    throw;
+  }
   if (member == nullptr || member->rank() == 0) return std::nullopt;
   try {
     return serve(*member, options);
   } catch (const Error&) {
-    // Start-up errors are known to all ranks and printed by the first; a later failure has been
-    // passed to the supervisor, which prints one message and ends the job. Give it the time.
+    if (member->agreed_to_fail()) {  // known to all ranks; the first one prints it
+      member->finish();
+      return kQuietExit;
+    }
+    // A later failure has been passed to the supervisor, which prints one message and ends the job.
+    // Give it the time.
     std::this_thread::sleep_for(std::chrono::seconds(5));
     member->job().kill(1);
   }

@@ -94,14 +94,19 @@ JobMember* JobMember::join(const EngineOptions& options) {
   // is the supervisor's business.
   std::unique_ptr<Job> job = Job::start({.deadline_seconds = 1800});
   if (!job->launched()) return nullptr;
-  RoleRequest request;
-  request.world_size = job->size();
-  request.tp = options.tp;
-  request.replicas = options.replicas;
-  request.wants_drafter = options.drafter.method != "none";
-  request.placement = parse_drafter_placement(options.drafter_placement);
-  Roles roles = assign_roles(request);
-  member_slot().reset(new JobMember(std::move(job), std::move(roles)));
+  try {
+    RoleRequest request;
+    request.world_size = job->size();
+    request.tp = options.tp;
+    request.replicas = options.replicas;
+    request.wants_drafter = options.drafter.method != "none";
+    request.placement = parse_drafter_placement(options.drafter_placement);
+    Roles roles = assign_roles(request);
+    member_slot().reset(new JobMember(std::move(job), std::move(roles)));
+  } catch (const Error&) {
+    job->finish();  // all ranks find the same fault: an orderly end, and one message
+    throw;
+  }
   return current();
 }
 
@@ -124,7 +129,10 @@ std::vector<std::string> JobMember::exchange(const std::string& mine, const std:
                       : fmt::format("rank {} (host {}, {}): {}", r, std::string(reply.at("host")),
                                     roles_.describe(int(r)), reason);
   }
-  if (!first_error.empty()) throw Error(ErrorKind::kPeer, first_error);
+  if (!first_error.empty()) {
+    agreed_to_fail_ = true;
+    throw Error(ErrorKind::kPeer, first_error);
+  }
   return values;
 }
 

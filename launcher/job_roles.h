@@ -42,6 +42,8 @@ class JobMember {
   /// Collective: `mine` is empty where there is nothing to tell. If any rank reports an error, it
   /// is thrown on every rank.
   std::vector<std::string> exchange(const std::string& mine, const std::string& error);
+  /// Whether an exchange has thrown: then all ranks know, and the job can end in good order.
+  bool agreed_to_fail() const { return agreed_to_fail_; }
   /// Collective: starts watching the other ranks. When one dies or fails, one message is printed
   /// and the whole job is ended. `signals`: whether SIGTERM and SIGINT are handled here (and
   /// ignored, as the first rank decides) or by the command that runs.
@@ -62,6 +64,7 @@ class JobMember {
   std::unique_ptr<Job> job_;
   Roles roles_;
   std::unique_ptr<Supervisor> supervisor_;
+  bool agreed_to_fail_ = false;
 };
 
 /// The IPv4 address that other hosts reach this one by: of the interface named in
