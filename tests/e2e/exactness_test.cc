@@ -72,6 +72,23 @@ TEST_P(DemoJobs, UnderMpirun) {
   }
 }
 
+TEST_P(DemoJobs, AcrossHosts) {
+  if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
+  const std::string hosts =
+      "env OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
+      "python3 " CONVOKE_SOURCE_DIR
+      "/tests/support/hosts/hosts.py --hosts 3 --timeout 100 --keep " CONVOKE_BUILD_DIR
+      " -- mpirun ";
+  // Two shards of one host and the drafter on another; then everybody alone.
+  for (const char* where : {"-np 3 --host h1:2,h2:1 ", "-np 3 --host h1:1,h2:1,h3:1 "}) {
+    const ShellResult result =
+        shell(hosts + where + kProbe + "--drafter ngram " + GetParam().flags);
+    if (result.exit_code == 77) GTEST_SKIP() << "hosts cannot be made here";
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_TRUE(result.out == reference) << "other tokens or logits: " << where;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Temperatures, DemoJobs,
                          ::testing::Values(Sampling{"Greedy", "--temperature 0"},
                                            Sampling{"Nucleus", "--temperature 0.8 --top-p 0.95"},
