@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <ostream>
 
 #include "kernels/check.h"
+#include "launcher/replica.h"
 #include "parallel/shard_plan.h"
 #include "runtime/model_files/json_file.h"
 
@@ -17,18 +17,6 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
-
-/// Memory that can be had without swapping, in bytes.
-int64_t free_memory() {
-  std::ifstream info("/proc/meminfo");
-  std::string key, rest;
-  int64_t kilobytes = 0;
-  while (info >> key >> kilobytes) {
-    if (key == "MemAvailable:") return kilobytes * 1024;
-    std::getline(info, rest);
-  }
-  return 0;
-}
 
 bool has_pre_tokenizer(const json& tokenizer, const char* type) {
   const json* node = tokenizer.contains("pre_tokenizer") ? &tokenizer["pre_tokenizer"] : nullptr;
@@ -374,7 +362,7 @@ Inspection inspect_model(const InspectOptions& options, int64_t free_bytes) {
 }
 
 int run_inspect(const InspectOptions& options, std::ostream& out, std::ostream& err) {
-  const Inspection found = inspect_model(options, free_memory());
+  const Inspection found = inspect_model(options, available_memory());
   if (options.json) {
     out << to_json(found).dump(2, ' ', false, json::error_handler_t::replace) << '\n';
   } else {

@@ -131,9 +131,7 @@ int64_t ModelWeights::bytes_per_pass() const {
 DType weight_dtype(const std::string& flag, const ModelConfig& config) {
   if (flag == "bfloat16") return DType::kBFloat16;
   if (flag == "float32") return DType::kFloat32;
-  if (flag == "auto") {
-    return config.checkpoint_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
-  }
+  if (flag == "auto") return config.auto_dtype();
   if (flag == "float16") {
     throw_error(ErrorKind::kUsage,
                 "--dtype float16: the cpu backend computes in bfloat16 or float32; 'auto' runs a "

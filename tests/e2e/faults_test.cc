@@ -16,7 +16,6 @@ namespace convoke {
 namespace {
 
 using testing::mpirun;
-using testing::ScratchDirectory;
 using testing::shell;
 using testing::ShellProcess;
 using testing::ShellResult;
@@ -77,10 +76,10 @@ class KilledRank : public ::testing::TestWithParam<int> {};
 
 TEST_P(KilledRank, EndsTheJobWithOneMessage) {
   if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
-  ScratchDirectory scratch;
-  const std::string output = (scratch / "out.jsonl").string();
+  TemporaryDirectory scratch;
+  const std::string output = (scratch.path() / "out.jsonl").string();
   // Much work, so that the kill comes in the middle of it. The output's path marks our processes.
-  std::ofstream prompts(scratch / "in.jsonl");
+  std::ofstream prompts(scratch.path() / "in.jsonl");
   for (int i = 0; i < 400; ++i) {
     prompts
         << R"({"custom_id":")" << i
@@ -90,7 +89,7 @@ TEST_P(KilledRank, EndsTheJobWithOneMessage) {
   }
   prompts.close();
   ShellProcess job(mpirun(3) + CONVOKE_BINARY + " batch --model " + kModel + " -i " +
-                   (scratch / "in.jsonl").string() + " -o " + output + " --drafter ngram");
+                   (scratch.path() / "in.jsonl").string() + " -o " + output + " --drafter ngram");
   pid_t victim = 0;
   for (int i = 0; i < 2000 && (victim == 0 || testing::read_file(output).empty()); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -136,13 +135,13 @@ int64_t lines_in(const std::filesystem::path& path) {
 }
 
 TEST(KilledBatch, ResumesToTheSameLines) {
-  ScratchDirectory scratch;
+  TemporaryDirectory scratch;
   const auto command = [&](const std::string& output) {
     return std::string(CONVOKE_BINARY) + " batch --model " + kModel + " -i " + kPrompts + " -o " +
-           (scratch / output).string() + " --drafter ngram --quiet ";
+           (scratch.path() / output).string() + " --drafter ngram --quiet ";
   };
   run(command("undisturbed"));
-  const std::set<std::string> expected = lines_of(scratch / "undisturbed");
+  const std::set<std::string> expected = lines_of(scratch.path() / "undisturbed");
   ASSERT_EQ(expected.size(), 34u);
   int partial = 0;
   // Killed when so many lines are there, once and again after a resume; and at the very beginning.
@@ -150,16 +149,16 @@ TEST(KilledBatch, ResumesToTheSameLines) {
     const std::string name = "killed" + std::to_string(wanted);
     for (int kill = 0; kill < 2; ++kill) {
       ShellProcess job(command(name) + (kill > 0 ? "--resume" : ""));
-      for (int i = 0; i < 4000 && lines_in(scratch / name) < wanted + kill; ++i) {
+      for (int i = 0; i < 4000 && lines_in(scratch.path() / name) < wanted + kill; ++i) {
         std::this_thread::sleep_for(std::chrono::milliseconds(2));
       }
       job.kill(SIGKILL);
       job.wait(std::chrono::seconds(30));
     }
-    const auto lines = lines_in(scratch / name);
+    const auto lines = lines_in(scratch.path() / name);
     partial += lines > 0 && lines < 34 ? 1 : 0;
     run(command(name) + "--resume");
-    EXPECT_TRUE(lines_of(scratch / name) == expected) << "killed at " << lines << " lines";
+    EXPECT_TRUE(lines_of(scratch.path() / name) == expected) << "killed at " << lines << " lines";
   }
   EXPECT_GT(partial, 0) << "no kill came in the middle of the work";
 }

@@ -16,17 +16,6 @@ namespace convoke::testing {
 
 using std::chrono::steady_clock;
 
-ScratchDirectory::ScratchDirectory() {
-  std::string name = (std::filesystem::temp_directory_path() / "convoke-test-XXXXXX").string();
-  CONVOKE_CHECK(mkdtemp(name.data()) != nullptr);
-  path_ = name;
-}
-
-ScratchDirectory::~ScratchDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 std::string read_file(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::stringstream text;
@@ -35,8 +24,8 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 ShellProcess::ShellProcess(const std::string& command) : start_(steady_clock::now()) {
-  const std::string out = (files_ / "out").string();
-  const std::string err = (files_ / "err").string();
+  const std::string out = (files_.path() / "out").string();
+  const std::string err = (files_.path() / "err").string();
   pid_ = fork();
   CONVOKE_CHECK(pid_ >= 0);
   if (pid_ == 0) {
@@ -65,7 +54,7 @@ void ShellProcess::kill(int signal) {
 }
 
 std::string ShellProcess::err_so_far() const {
-  return read_file(files_ / "err");
+  return read_file(files_.path() / "err");
 }
 
 ShellResult ShellProcess::wait(std::chrono::seconds limit) {
@@ -85,8 +74,8 @@ ShellResult ShellProcess::wait(std::chrono::seconds limit) {
   if (status != -1) {
     result.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
   }
-  result.out = read_file(files_ / "out");
-  result.err = read_file(files_ / "err");
+  result.out = read_file(files_.path() / "out");
+  result.err = read_file(files_.path() / "err");
   result.seconds = std::chrono::duration<double>(steady_clock::now() - start_).count();
   return result;
 }

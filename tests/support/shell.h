@@ -7,24 +7,14 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/support/model_directory.h"
+
 namespace convoke::testing {
 
 struct ShellResult {
   int exit_code = -1;  ///< 128 + signal if a signal ended it; -1 if the time limit did
   std::string out, err;
   double seconds = 0;
-};
-
-/// A directory that is removed with the object.
-class ScratchDirectory {
- public:
-  ScratchDirectory();
-  ~ScratchDirectory();
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
 };
 
 /// A program started by /bin/sh in a process group of its own.
@@ -44,7 +34,7 @@ class ShellProcess {
  private:
   pid_t pid_ = -1;
   bool reaped_ = false;
-  ScratchDirectory files_;
+  TemporaryDirectory files_;
   std::chrono::steady_clock::time_point start_;
 };
 
