@@ -46,6 +46,8 @@ class RunningEngine : public Engine {
     int64_t weight = 0;
   };
 
+  /// Takes over what was prepared and reads the tokenizer.
+  void adopt(ReplicaSetup setup, int tp, int replicas);
   void start_alone();
   void start_on_first_rank();
   void start_drafter(const DrafterSpec& spec);
@@ -92,6 +94,15 @@ RunningEngine::RunningEngine(const EngineOptions& options) : options_(options) {
   for (const std::string& endpoint : endpoints_) {
     links_.push_back({make_zmq_link(endpoint), 0});
   }
+}
+
+void RunningEngine::adopt(ReplicaSetup setup, int tp, int replicas) {
+  setup_ = std::move(setup);
+  info_.tp = tp;
+  info_.replicas = replicas;
+  info_.kv_cache_tokens = setup_.kv_cache_tokens();
+  info_.max_model_len = setup_.max_model_len;
+  // A fault in it is told before any weights are loaded. Dummy models need not have one.
   if (options_.load_format != "dummy") tokenizer();
 }
 
@@ -105,7 +116,7 @@ void RunningEngine::start_alone() {
   if (options_.replicas < 1) {
     throw_error(ErrorKind::kUsage, "--replicas {}: must be at least 1", options_.replicas);
   }
-  setup_ = prepare_replica(options_, tp, tp * options_.replicas);
+  adopt(prepare_replica(options_, tp, tp * options_.replicas), tp, options_.replicas);
   for (int r = 0; r < options_.replicas; ++r) {
     auto ranks = tp == 1 ? std::vector<std::unique_ptr<Communicator>>{}
                          : make_thread_communicators(tp, setup_.communicator_options());
@@ -132,17 +143,13 @@ void RunningEngine::start_alone() {
     info_.weight_bytes_per_pass += shard->weight_bytes();
   }
   info_.weight_bytes_per_pass /= options_.replicas;
-  info_.tp = tp;
-  info_.replicas = options_.replicas;
-  info_.kv_cache_tokens = setup_.kv_cache_tokens();
-  info_.max_model_len = setup_.max_model_len;
   gate_.open(true);
   start_drafter(options_.drafter);
 }
 
 void RunningEngine::start_on_first_rank() {
   const Roles& roles = member_->roles();
-  setup_ = member_->agree_on_setup(options_);
+  adopt(member_->agree_on_setup(options_), roles.tp, roles.replicas);
   auto communicator = member_->make_communicator(setup_);
   member_->start_supervisor(/*signals=*/false);
   coordinators_.push_back(std::make_unique<CoordinatorHost>(setup_, std::move(communicator),
@@ -164,10 +171,6 @@ void RunningEngine::start_on_first_rank() {
     endpoints_.push_back(all[size_t(roles.coordinator_of(r))]);
   }
   info_.distributed = true;
-  info_.tp = roles.tp;
-  info_.replicas = roles.replicas;
-  info_.kv_cache_tokens = setup_.kv_cache_tokens();
-  info_.max_model_len = setup_.max_model_len;
   gate_.open(true);
   if (roles.drafter && !roles.drafter_ranks()) start_drafter(options_.drafter);
 }
