@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <new>
 
@@ -22,8 +21,6 @@ constexpr int64_t kMessageChunk = 64 * 1024;
 constexpr size_t kSmallCopy = 8 * 1024;
 // A broadcast's first message between blocks: its length and as much of it as fits.
 constexpr size_t kLetterBytes = 32 * 1024;
-// How much longer than the deadline each later stage of an operation waits.
-constexpr double kStageShare = 0.2;
 constexpr size_t kLetterRoom = kLetterBytes - sizeof(uint64_t);
 
 int usable_cores() {
@@ -37,8 +34,8 @@ int usable_cores() {
 const int kUsableCores = usable_cores();
 
 const char* name_of(int operation) {
-  static const char* const names[] = {"all-reduce", "all-gather", "broadcast", "barrier"};
-  return names[operation];
+  static constexpr std::array kNames{"all-reduce", "all-gather", "broadcast", "barrier"};
+  return size_t(operation) < kNames.size() ? kNames[size_t(operation)] : "an operation";
 }
 
 Range piece(int64_t count, int part, int parts) {
@@ -70,7 +67,10 @@ std::shared_ptr<void> allocate_region(const RegionShape& shape) {
 
 BlockCommunicator::BlockCommunicator(BlockSetup setup)
     : setup_(std::move(setup)),
-      region_(setup_.region, setup_.region_shape(), setup_.rank % setup_.block_size) {
+      region_(setup_.region, setup_.region_shape(), setup_.rank % setup_.block_size),
+      region_board_(region_),
+      watch_(setup_.link ? static_cast<WaitBoard&>(*setup_.link) : region_board_, setup_.rank,
+             setup_.size, setup_.options.deadline_seconds) {
   CONVOKE_CHECK_EQ(setup_.size % setup_.block_size, 0);
   CONVOKE_CHECK_EQ(int(setup_.names.size()), setup_.size);
   CONVOKE_CHECK_EQ(setup_.link != nullptr, blocks() > 1);
@@ -99,7 +99,7 @@ void BlockCommunicator::all_reduce_add(Stream& stream, float* target, int64_t co
 // the same parity again only after the next one, which all reach after reading this one.
 bool BlockCommunicator::reduce_at_once(Team& team, float* target, int64_t count) {
   if (team.index() == 0) region_.post(sequence_ + 1);
-  if (!wait_for_block(sequence_ + 1, 0, team.count(), Operation::kReduce)) return false;
+  if (!wait_for_block(sequence_ + 1, waiter(team), Operation::kReduce)) return false;
   std::array<const float*, kMaxRanks> sources{};
   for (int r = 0; r < setup_.size; ++r) {
     sources[size_t(r)] = region_.reduce_buffer(r, reduce_parity_);
@@ -113,7 +113,7 @@ bool BlockCommunicator::reduce_at_once(Team& team, float* target, int64_t count)
 bool BlockCommunicator::reduce_in_slices(Team& team, float* target, int64_t count) {
   const int size = setup_.block_size;
   if (team.index() == 0) region_.post(sequence_ + 1);
-  bool ok = wait_for_block(sequence_ + 1, 0, team.count(), Operation::kReduce);
+  bool ok = wait_for_block(sequence_ + 1, waiter(team), Operation::kReduce);
   const Range slice = piece(count, place(), size);
   if (ok) {
     std::array<const float*, kMaxRanks> sources{};
@@ -126,9 +126,8 @@ bool BlockCommunicator::reduce_in_slices(Team& team, float* target, int64_t coun
   team.barrier();
   float* sums = region_.reduce_buffer(place(), reduce_parity_) + slice.begin;
   ok = climb_blocks(team, sums, slice.size(), ok);
-  const int last_stage = setup_.link ? 2 + std::bit_width(unsigned(blocks())) : 1;
   if (team.index() == 0 && ok) region_.post(sequence_ + 2);
-  ok = ok && wait_for_block(sequence_ + 2, last_stage, team.count(), Operation::kReduce);
+  ok = ok && wait_for_block(sequence_ + 2, waiter(team), Operation::kReduce);
   if (!ok) return false;
   const Range mine = piece(count, team.index(), team.count());
   for (int r = 0; r < size; ++r) {
@@ -143,14 +142,13 @@ bool BlockCommunicator::reduce_in_slices(Team& team, float* target, int64_t coun
 // Recursive doubling over the blocks: at each level two blocks swap their sums and both add them,
 // the lower block's first.
 bool BlockCommunicator::climb_blocks(Team& team, float* slice, int64_t count, bool ok) {
-  int stage = 1;
-  for (int level = 1; level < blocks(); level *= 2, ++stage) {
+  for (int level = 1; level < blocks(); level *= 2) {
     if (team.index() == 0 && ok && count > 0) {
       const int peer = (block() ^ level) * setup_.block_size + place();
       const size_t bytes = size_t(count) * sizeof(float);
       const Transfer transfer{peer, slice, bytes, received_.get(), bytes};
       // The others of the team learn of a failure by the flag, after the barrier.
-      if (!run_transfers({&transfer, 1}, stage, Operation::kReduce)) thread_failed_ = true;
+      if (!run_transfers({&transfer, 1}, Operation::kReduce)) thread_failed_ = true;
     }
     team.barrier();
     ok = ok && !thread_failed_.load(std::memory_order_relaxed);
@@ -184,8 +182,8 @@ void BlockCommunicator::all_gather(Stream& stream, std::span<const std::byte> mi
     std::memcpy(own, mine.data(), mine.size());
   }
   if (team.index() == 0 && gather_from_blocks(mine, slot)) region_.post(sequence_ + 1);
-  const bool ok = wait_for_block(sequence_ + 1, 1, team.count(), Operation::kGather) &&
-                  wait_for(place(), sequence_ + 1, 1, team.count(), Operation::kGather);
+  const bool ok = wait_for_block(sequence_ + 1, waiter(team), Operation::kGather) &&
+                  wait_for(place(), sequence_ + 1, waiter(team), Operation::kGather);
   for (int r = 0; ok && r < setup_.size; ++r) {
     const std::byte* from = region_.gather_buffer(r % setup_.block_size, gather_parity_) +
                             mine.size() * size_t(r / setup_.block_size);
@@ -203,7 +201,7 @@ bool BlockCommunicator::gather_from_blocks(std::span<const std::byte> mine, std:
     transfers[n++] = {b * setup_.block_size + place(), mine.data(), mine.size(),
                       slot + mine.size() * size_t(b), mine.size()};
   }
-  return n == 0 || mine.empty() || run_transfers({transfers.data(), n}, 0, Operation::kGather);
+  return n == 0 || mine.empty() || run_transfers({transfers.data(), n}, Operation::kGather);
 }
 
 // --- messages, by one thread --------------------------------------------------------------------
@@ -237,12 +235,12 @@ bool BlockCommunicator::send_message(const std::vector<std::byte>& message) {
       transfers[n++] = {peer, message.data() + first, message.size() - first, nullptr, 0};
     }
   }
-  return run_transfers({transfers.data(), n}, 0, Operation::kBroadcast);
+  return run_transfers({transfers.data(), n}, Operation::kBroadcast);
 }
 
 bool BlockCommunicator::receive_message(std::vector<std::byte>& message, int root) {
   const Transfer letter{root, nullptr, 0, letter_.data(), letter_.size()};
-  if (!run_transfers({&letter, 1}, 0, Operation::kBroadcast)) return false;
+  if (!run_transfers({&letter, 1}, Operation::kBroadcast)) return false;
   uint64_t length = 0;
   std::memcpy(&length, letter_.data(), sizeof length);
   message.resize(length);
@@ -250,7 +248,7 @@ bool BlockCommunicator::receive_message(std::vector<std::byte>& message, int roo
   if (first > 0) std::memcpy(message.data(), letter_.data() + sizeof length, first);
   if (first == message.size()) return true;
   const Transfer rest{root, nullptr, 0, message.data() + first, message.size() - first};
-  return run_transfers({&rest, 1}, 0, Operation::kBroadcast);
+  return run_transfers({&rest, 1}, Operation::kBroadcast);
 }
 
 // In chunks, alternating between two places. Readers post when they have copied; the writer waits
@@ -261,11 +259,10 @@ bool BlockCommunicator::broadcast_in_block(std::vector<std::byte>& message, int 
     const int parity = message_parity_;
     std::byte* chunk = region_.message_bytes(parity);
     if (source == place()) {
-      if (!wait_for_block(message_used_[size_t(parity)], 0, 1, Operation::kBroadcast)) return false;
+      if (!wait_for_block(message_used_[size_t(parity)], {}, Operation::kBroadcast)) return false;
       region_.message_length(parity) = message.size();
     } else {
-      const int stage = blocks() > 1 ? 1 : 0;
-      if (!wait_for(source, sequence_ + 1, stage, 1, Operation::kBroadcast)) return false;
+      if (!wait_for(source, sequence_ + 1, {}, Operation::kBroadcast)) return false;
       if (done == 0) message.resize(region_.message_length(parity));
     }
     const size_t bytes = std::min(message.size() - done, size_t(kMessageChunk));
@@ -286,7 +283,7 @@ bool BlockCommunicator::broadcast_in_block(std::vector<std::byte>& message, int 
 
 void BlockCommunicator::barrier() {
   region_.post(sequence_ + 1);
-  bool ok = wait_for_block(sequence_ + 1, 0, 1, Operation::kBarrier);
+  bool ok = wait_for_block(sequence_ + 1, {}, Operation::kBarrier);
   if (ok && setup_.link) {
     std::array<Transfer, kMaxRanks> transfers;
     std::array<std::byte, kMaxRanks> bytes{};
@@ -296,16 +293,20 @@ void BlockCommunicator::barrier() {
       transfers[n] = {b * setup_.block_size + place(), &letter_[0], 1, &bytes[n], 1};
       ++n;
     }
-    ok = run_transfers({transfers.data(), n}, 1, Operation::kBarrier);
+    ok = run_transfers({transfers.data(), n}, Operation::kBarrier);
     if (ok) region_.post(sequence_ + 2);
-    ok = ok && wait_for_block(sequence_ + 2, 2, 1, Operation::kBarrier);
+    ok = ok && wait_for_block(sequence_ + 2, {}, Operation::kBarrier);
   }
   finish_alone(ok, setup_.link ? 2 : 1);
 }
 
 // --- waiting and failing ------------------------------------------------------------------------
 
-WaitPolicy BlockCommunicator::policy(int stage, int team_size) const {
+void BlockCommunicator::RegionBoard::read(std::span<uint64_t> marks) {
+  for (int r = 0; r < region_.ranks(); ++r) marks[size_t(r)] = region_.mark(r);
+}
+
+WaitPolicy BlockCommunicator::policy(int team_size) const {
   static const int online = int(sysconf(_SC_NPROCESSORS_ONLN));
   // A launcher may have given each rank cores of its own, or all ranks the same ones. Spinning
   // while the awaited thread has no core of its own only keeps it from running.
@@ -313,54 +314,73 @@ WaitPolicy BlockCommunicator::policy(int stage, int team_size) const {
   WaitPolicy policy;
   policy.spins = crowded ? 50 : 2000;
   policy.yields = crowded ? 20 : 50;
-  const double seconds = setup_.options.deadline_seconds * (1 + kStageShare * stage);
-  policy.limit = std::chrono::nanoseconds(int64_t(seconds * 1e9));
+  // The watch of the team's first thread ends a wait in time; the others' end with it.
+  policy.limit = std::chrono::nanoseconds(int64_t(2 * setup_.options.deadline_seconds * 1e9));
   return policy;
 }
 
-// One rank of our block.
-bool BlockCommunicator::wait_for(int place_of_peer, uint32_t sequence, int stage, int team_size,
+bool BlockCommunicator::wait_for(int place_of_peer, uint32_t sequence, Waiter waiter,
                                  Operation operation) {
-  WaitPolicy how = policy(stage, team_size);
-  const auto listen = [this] { heard_abort(); };
-  FunctionRef<void()> poll(listen);
-  if (setup_.link) how.poll = &poll;
-  switch (region_.wait_for(place_of_peer, sequence, how)) {
-    case WaitResult::kDone:
-      return true;
-    case WaitResult::kTimeout:
-      miss(block() * setup_.block_size + place_of_peer, stage, operation);
-      return false;
-    case WaitResult::kBroken:
-      break;
-  }
-  return false;
+  if (waiter.first) watch_.begin(int(operation));
+  const bool ok = await(place_of_peer, sequence, waiter, operation);
+  if (waiter.first && ok) watch_.end();
+  return ok;
 }
 
-bool BlockCommunicator::wait_for_block(uint32_t sequence, int stage, int team_size,
-                                       Operation operation) {
+bool BlockCommunicator::wait_for_block(uint32_t sequence, Waiter waiter, Operation operation) {
   if (region_.broken()) return false;
+  if (waiter.first) watch_.begin(int(operation));
   for (int r = 0; r < setup_.block_size; ++r) {
-    if (r != place() && !wait_for(r, sequence, stage, team_size, operation)) return false;
+    if (r != place() && !await(r, sequence, waiter, operation)) return false;
   }
+  if (waiter.first) watch_.end();
   return true;
 }
 
-bool BlockCommunicator::run_transfers(std::span<const Transfer> transfers, int stage,
-                                      Operation operation) {
-  if (region_.broken() || heard_abort()) return false;
-  const int result = setup_.link->run(transfers, policy(stage, 1).limit,
-                                      [this] { return heard_abort() || region_.broken(); });
-  if (result >= 0) miss(result, stage, operation);
-  if (result == PeerLink::kFailed) fail(Error(ErrorKind::kPeer, setup_.link->failure()));
-  return result == PeerLink::kDone;
+// For one rank of our block, as a part of a wait that is watched.
+bool BlockCommunicator::await(int place_of_peer, uint32_t sequence, Waiter waiter,
+                              Operation operation) {
+  const int peer = block() * setup_.block_size + place_of_peer;
+  WaitPolicy how = policy(waiter.team_size);
+  const auto poll = [&] {
+    if (waiter.first) {
+      look_around([peer] { return peer; });
+    } else {
+      heard_abort();
+    }
+  };
+  FunctionRef<void()> poll_reference(poll);
+  how.poll = &poll_reference;
+  const WaitResult result = region_.wait_for(place_of_peer, sequence, how);
+  if (result == WaitResult::kTimeout) miss(peer, int(operation));
+  return result == WaitResult::kDone;
 }
 
-void BlockCommunicator::miss(int rank, int stage, Operation operation) {
-  const double seconds = setup_.options.deadline_seconds * (1 + kStageShare * stage);
+bool BlockCommunicator::run_transfers(std::span<const Transfer> transfers, Operation operation) {
+  if (region_.broken() || heard_abort()) return false;
+  PeerLink& link = *setup_.link;
+  watch_.begin(int(operation));
+  const int result = link.run(transfers, [&] {
+    look_around([&] { return link.awaited(); });
+    return region_.broken();
+  });
+  if (result == PeerLink::kFailed) fail(Error(ErrorKind::kPeer, link.failure()));
+  if (result != PeerLink::kDone) return false;
+  watch_.end();
+  return true;
+}
+
+// During a wait, now and then: breaks the region if the wait has come to nothing.
+void BlockCommunicator::look_around(FunctionRef<int()> awaited) {
+  if (heard_abort() || region_.broken()) return;
+  const auto blame = watch_.look(std::chrono::steady_clock::now(), awaited);
+  if (blame) miss(blame->rank, blame->operation);
+}
+
+void BlockCommunicator::miss(int rank, int operation) {
   fail(Error(ErrorKind::kTimeout,
              fmt::format("{} did not come to {} within {:.3g} s", setup_.names[size_t(rank)],
-                         name_of(int(operation)), seconds)));
+                         name_of(operation), setup_.options.deadline_seconds)));
 }
 
 void BlockCommunicator::fail(const Error& error) noexcept {

@@ -5,9 +5,8 @@
 // everything is messages; in between, a reduction climbs the same tree inside the block first and
 // then from block to block, so the bits do not depend on where ranks live.
 //
-// Deadlines: a rank that does not come is missed first by those that wait for it directly, who name
-// it; waits at later stages of an operation last a fifth of the deadline longer per stage, so that
-// the guilty rank is named and not one that waits for it itself.
+// Deadlines: the first thread of a team watches the rank's waits (parallel/wait_watch.h) and, at
+// the deadline, names the rank at fault, which need not be the one it waits for itself.
 #pragma once
 
 #include <array>
@@ -21,6 +20,7 @@
 #include "parallel/communicator.h"
 #include "parallel/peer_link.h"
 #include "parallel/shared_region.h"
+#include "parallel/wait_watch.h"
 
 namespace convoke {
 
@@ -60,6 +60,24 @@ class BlockCommunicator final : public Communicator {
   using Team = cpu::CpuStream;
   enum class Operation { kReduce, kGather, kBroadcast, kBarrier };
 
+  /// A thread that waits.
+  struct Waiter {
+    int team_size = 1;
+    bool first = true;  ///< of its team: speaks for the rank
+  };
+  static Waiter waiter(const Team& team) { return {team.count(), team.index() == 0}; }
+
+  /// Marks in the region: for a single block.
+  class RegionBoard final : public WaitBoard {
+   public:
+    explicit RegionBoard(SharedRegion& region) : region_(region) {}
+    void publish(uint64_t mark) override { region_.set_mark(mark); }
+    void read(std::span<uint64_t> marks) override;
+
+   private:
+    SharedRegion& region_;
+  };
+
   int blocks() const { return setup_.size / setup_.block_size; }
   int block() const { return setup_.rank / setup_.block_size; }
   int place() const { return setup_.rank % setup_.block_size; }
@@ -73,11 +91,13 @@ class BlockCommunicator final : public Communicator {
   bool receive_message(std::vector<std::byte>& message, int root);
   bool broadcast_in_block(std::vector<std::byte>& message, int source);
 
-  bool wait_for(int place, uint32_t sequence, int stage, int team_size, Operation operation);
-  bool wait_for_block(uint32_t sequence, int stage, int team_size, Operation operation);
-  bool run_transfers(std::span<const Transfer> transfers, int stage, Operation operation);
-  WaitPolicy policy(int stage, int team_size) const;
-  void miss(int rank, int stage, Operation operation);
+  bool wait_for(int place, uint32_t sequence, Waiter waiter, Operation operation);
+  bool wait_for_block(uint32_t sequence, Waiter waiter, Operation operation);
+  bool await(int place, uint32_t sequence, Waiter waiter, Operation operation);
+  bool run_transfers(std::span<const Transfer> transfers, Operation operation);
+  WaitPolicy policy(int team_size) const;
+  void look_around(FunctionRef<int()> awaited);
+  void miss(int rank, int operation);
   void fail(const Error& error) noexcept;
   bool heard_abort();
 
@@ -86,6 +106,8 @@ class BlockCommunicator final : public Communicator {
 
   BlockSetup setup_;
   SharedRegion region_;
+  RegionBoard region_board_;
+  WaitWatch watch_;
   std::unique_ptr<float[]> received_;  // a slice from another block
   std::vector<std::byte> letter_;      // first message of a broadcast: length, then bytes
 

@@ -53,7 +53,9 @@ class Communicator {
 struct CommunicatorOptions {
   int64_t reduce_capacity = 0;  ///< floats in reduce_buffer
   int64_t gather_capacity = 0;  ///< bytes of one rank's contribution to all_gather
-  double deadline_seconds = 10;
+  /// For a rank that all wait for to be named. What follows then (ending the job) takes up to 2 s,
+  /// and a silent rank should have ended the job within 10.
+  double deadline_seconds = 8;
   /// Ranks that may share memory; the rest goes by messages. Fewer than 8 only in tests.
   int largest_block = 8;
 };

@@ -65,6 +65,7 @@ struct Job::State {
   MpiGate gate;
   MpiHoldings holdings;
   std::unique_ptr<MpiLink> link;
+  std::optional<WaitWatch> watch;  // over exchanges by the link
   std::atomic<bool> finished{false};
 
   std::string who() const {
@@ -73,7 +74,8 @@ struct Job::State {
   }
   void start_mpi(const Launch& launch);
   void find_shared_memory();
-  void transfer(std::span<const Transfer> transfers, bool waits_for_root);
+  void transfer(std::span<const Transfer> transfers);
+  Error missed_exchange(int peer) const;
   std::string broadcast(const std::string& message, int root);
   std::vector<std::string> all_gather(const std::string& mine);
 };
@@ -107,6 +109,7 @@ void Job::State::start_mpi(const Launch& launch) {
   holdings.comms.push_back(own);
   find_shared_memory();
   link = std::make_unique<MpiLink>(own, gate, crowded);
+  watch.emplace(*link, rank, size, options.deadline_seconds);
   hosts = all_gather(host_name());
 }
 
@@ -179,27 +182,33 @@ std::string Job::name_of(int rank) const {
 
 // --- exchanges: stars, small and rare -----------------------------------------------------------
 
-// Those who wait for the root wait a little longer than the root waits for others, and so hear from
-// it who is missing.
-void Job::State::transfer(std::span<const Transfer> transfers, bool waits_for_root) {
+// Whoever waits for the root hears from it whom it waits for itself.
+void Job::State::transfer(std::span<const Transfer> transfers) {
   if (transfers.empty()) return;
-  const double seconds = options.deadline_seconds * (waits_for_root ? 1.1 : 1.0);
   std::optional<Error> heard;
-  const int result = link->run(transfers, std::chrono::nanoseconds(int64_t(seconds * 1e9)), [&] {
-    if (!heard) heard = link->take_abort();
-    return heard.has_value();
+  std::optional<WaitWatch::Blame> blame;
+  watch->begin(0);
+  const int result = link->run(transfers, [&] {
+    heard = link->take_abort();
+    if (!heard) {
+      blame = watch->look(std::chrono::steady_clock::now(), [&] { return link->awaited(); });
+    }
+    return heard || blame;
   });
-  if (result == PeerLink::kDone) return;
-  if (result == PeerLink::kStopped) throw *heard;
-  const std::string host = size_t(result) < hosts.size() ? " on host " + hosts[size_t(result)] : "";
-  const Error error =
-      result == PeerLink::kFailed
-          ? Error(ErrorKind::kPeer, link->failure())
-          : Error(ErrorKind::kTimeout,
-                  fmt::format("rank {}{} did not come to an exchange of the job within {:.3g} s",
-                              result, host, seconds));
+  if (result == PeerLink::kDone) return watch->end();
+  if (heard) throw *heard;
+  const Error error = result == PeerLink::kFailed ? Error(ErrorKind::kPeer, link->failure())
+                                                  : missed_exchange(blame->rank);
   link->send_abort(error);
   throw error;
+}
+
+// Before the hosts are known, at the start, the rank alone is named.
+Error Job::State::missed_exchange(int peer) const {
+  const std::string host = size_t(peer) < hosts.size() ? " on host " + hosts[size_t(peer)] : "";
+  return {ErrorKind::kTimeout,
+          fmt::format("rank {}{} did not come to an exchange of the job within {:.3g} s", peer,
+                      host, options.deadline_seconds)};
 }
 
 std::string Job::State::broadcast(const std::string& message, int root) {
@@ -211,14 +220,14 @@ std::string Job::State::broadcast(const std::string& message, int root) {
       transfers.push_back({r, &length, sizeof length, nullptr, 0});
       if (length > 0) transfers.push_back({r, message.data(), length, nullptr, 0});
     }
-    transfer(transfers, false);
+    transfer(transfers);
     return message;
   }
   const Transfer head{root, nullptr, 0, &length, sizeof length};
-  transfer({&head, 1}, true);
+  transfer({&head, 1});
   std::string received(length, '\0');
   const Transfer body{root, nullptr, 0, received.data(), length};
-  if (length > 0) transfer({&body, 1}, true);
+  if (length > 0) transfer({&body, 1});
   return received;
 }
 
@@ -227,7 +236,7 @@ std::vector<std::string> Job::State::all_gather(const std::string& mine) {
   if (rank != 0) {
     const Transfer parts[] = {{0, &length, sizeof length, nullptr, 0},
                               {0, mine.data(), mine.size(), nullptr, 0}};
-    transfer({parts, mine.empty() ? size_t(1) : size_t(2)}, true);
+    transfer({parts, mine.empty() ? size_t(1) : size_t(2)});
     return unpack(broadcast({}, 0), size_t(size));
   }
   std::vector<uint64_t> lengths(static_cast<size_t>(size));
@@ -235,7 +244,7 @@ std::vector<std::string> Job::State::all_gather(const std::string& mine) {
   for (int r = 1; r < size; ++r) {
     heads.push_back({r, nullptr, 0, &lengths[size_t(r)], sizeof(uint64_t)});
   }
-  transfer(heads, false);
+  transfer(heads);
   std::vector<std::string> items(static_cast<size_t>(size));
   items[0] = mine;
   for (int r = 1; r < size; ++r) {
@@ -243,7 +252,7 @@ std::vector<std::string> Job::State::all_gather(const std::string& mine) {
     item.resize(lengths[size_t(r)]);
     if (!item.empty()) bodies.push_back({r, nullptr, 0, item.data(), item.size()});
   }
-  transfer(bodies, false);
+  transfer(bodies);
   std::string packed;
   for (const std::string& item : items) append(packed, item);
   broadcast(packed, 0);

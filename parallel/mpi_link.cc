@@ -3,18 +3,19 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 namespace convoke {
 namespace {
 
-using Steady = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
 constexpr int kDataTag = 1;
-constexpr int kAbortTag = 2;
+constexpr int kLetterTag = 2;
 
 // Between polls: at first nothing, then the core is offered to others, then it is left alone for
 // longer and longer. A rank that idles between requests polls 5000 times a second.
@@ -72,6 +73,8 @@ MpiLink::MpiLink(MPI_Comm comm, MpiGate& gate, bool crowded)
   check_mpi(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   requests_.reserve(4 * size_t(size_));
   peers_.reserve(4 * size_t(size_));
+  mark_slots_.resize(size_t(size_));
+  marks_.resize(size_t(size_));
 }
 
 bool MpiLink::ok(int code, const char* call) {
@@ -132,14 +135,12 @@ void MpiLink::give_up() {
   }
 }
 
-int MpiLink::run(std::span<const Transfer> transfers, std::chrono::nanoseconds limit,
-                 FunctionRef<bool()> stopped) {
+int MpiLink::run(std::span<const Transfer> transfers, FunctionRef<bool()> stopped) {
   {
     const std::lock_guard lock(gate_);
     if (!start(transfers)) return kFailed;
   }
   Backoff backoff(crowded_);
-  Steady::time_point end{};
   while (true) {
     {
       const std::lock_guard lock(gate_);
@@ -147,47 +148,87 @@ int MpiLink::run(std::span<const Transfer> transfers, std::chrono::nanoseconds l
       if (!all_over(over)) return kFailed;
       if (over) return kDone;
     }
-    if (!backoff.pause()) continue;
-    // The clock starts with the first nap: until then hardly any time has passed.
-    const auto now = Steady::now();
-    if (end == Steady::time_point{}) end = now + limit;
-    const bool stop = stopped();
-    if (!stop && now < end) continue;
+    if (!backoff.pause() || !stopped()) continue;
     const std::lock_guard lock(gate_);
-    const int open = first_open();
-    if (open == kDone) return kDone;
+    if (first_open() == kDone) return kDone;
     give_up();
-    return stop ? kStopped : open;
+    return kStopped;
   }
 }
+
+int MpiLink::awaited() {
+  const std::lock_guard lock(gate_);
+  return first_open();
+}
+
+// --- letters ------------------------------------------------------------------------------------
 
 void MpiLink::send_abort(const Error& error) noexcept {
   const std::unique_lock lock(gate_, std::chrono::seconds(1));
   if (!lock.owns_lock() || abort_sent_) return;
   abort_sent_ = true;
-  abort_letter_.kind = uint32_t(error.kind());
+  abort_letter_.type = Letter::kAbort;
+  abort_letter_.kind = error.kind();
   std::strncpy(abort_letter_.reason, error.what(), sizeof abort_letter_.reason - 1);
   abort_requests_.resize(size_t(size_), MPI_REQUEST_NULL);
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
     // Small enough to leave at once; nobody waits for it here.
-    MPI_Isend(&abort_letter_, sizeof abort_letter_, MPI_BYTE, peer, kAbortTag, comm_,
+    MPI_Isend(&abort_letter_, sizeof abort_letter_, MPI_BYTE, peer, kLetterTag, comm_,
               &abort_requests_[size_t(peer)]);
   }
 }
 
 std::optional<Error> MpiLink::take_abort() {
   const std::lock_guard lock(gate_);
+  receive_letters();
+  return std::exchange(abort_heard_, std::nullopt);
+}
+
+void MpiLink::publish(uint64_t mark) {
+  const std::lock_guard lock(gate_);
+  mark_ = mark;
+  for (MarkSlot& slot : mark_slots_) slot.due = true;
+  send_marks();
+}
+
+void MpiLink::read(std::span<uint64_t> marks) {
+  const std::lock_guard lock(gate_);
+  receive_letters();
+  send_marks();
+  std::copy(marks_.begin(), marks_.end(), marks.begin());
+}
+
+void MpiLink::send_marks() {
+  for (int peer = 0; peer < size_; ++peer) {
+    MarkSlot& slot = mark_slots_[size_t(peer)];
+    if (peer == rank_ || !slot.due) continue;
+    int free = 0;
+    if (MPI_Test(&slot.request, &free, MPI_STATUS_IGNORE) != MPI_SUCCESS || free == 0) continue;
+    slot.due = false;
+    slot.letter.mark = mark_;
+    MPI_Isend(&slot.letter, int(kMarkBytes), MPI_BYTE, peer, kLetterTag, comm_, &slot.request);
+  }
+}
+
+// Errors are left to the transfers, which report them.
+void MpiLink::receive_letters() {
   int flag = 0;
   MPI_Status status;
-  if (MPI_Iprobe(MPI_ANY_SOURCE, kAbortTag, comm_, &flag, &status) != MPI_SUCCESS || flag == 0) {
-    return std::nullopt;
+  while (MPI_Iprobe(MPI_ANY_SOURCE, kLetterTag, comm_, &flag, &status) == MPI_SUCCESS && flag) {
+    Letter letter;
+    letter.reason[0] = '\0';
+    if (MPI_Recv(&letter, sizeof letter, MPI_BYTE, status.MPI_SOURCE, kLetterTag, comm_,
+                 MPI_STATUS_IGNORE) != MPI_SUCCESS) {
+      return;
+    }
+    if (letter.type == Letter::kMark) {
+      marks_[size_t(status.MPI_SOURCE)] = letter.mark;
+    } else if (!abort_heard_) {
+      letter.reason[sizeof letter.reason - 1] = '\0';
+      abort_heard_.emplace(letter.kind, letter.reason);
+    }
   }
-  AbortLetter letter{};
-  MPI_Recv(&letter, sizeof letter, MPI_BYTE, status.MPI_SOURCE, kAbortTag, comm_,
-           MPI_STATUS_IGNORE);
-  letter.reason[sizeof letter.reason - 1] = '\0';
-  return Error(ErrorKind(letter.kind), letter.reason);
 }
 
 }  // namespace convoke

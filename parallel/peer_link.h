@@ -2,7 +2,6 @@
 // MPI, and no more.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <optional>
 #include <span>
@@ -10,6 +9,7 @@
 
 #include "kernels/check.h"
 #include "kernels/function_ref.h"
+#include "parallel/wait_watch.h"
 
 namespace convoke {
 
@@ -22,29 +22,27 @@ struct Transfer {
   size_t in_bytes = 0;  ///< room; the message may be shorter
 };
 
-/// Messages between two ranks arrive in the order they were sent. Used by one thread at a time,
-/// except send_abort().
-class PeerLink {
+/// Messages between two ranks arrive in the order they were sent. Transfers are for one thread at a
+/// time; aborts and the board are for any.
+class PeerLink : public WaitBoard {
  public:
   static constexpr int kDone = -1;
   static constexpr int kStopped = -2;
   static constexpr int kFailed = -3;
 
-  virtual ~PeerLink() = default;
-
-  /// Does all transfers at once and returns kDone, or a peer whose transfer was not over within
-  /// `limit`, or kStopped when `stopped` (asked now and then) said so, or kFailed when the
-  /// transport reported an error. After anything but kDone the link must not be used for transfers
-  /// again.
-  virtual int run(std::span<const Transfer> transfers, std::chrono::nanoseconds limit,
-                  FunctionRef<bool()> stopped) = 0;
+  /// Does all transfers at once and returns kDone, or kStopped when `stopped` said so (asked every
+  /// now and then, so it also keeps the time), or kFailed when the transport reported an error.
+  /// After anything but kDone the link must not be used for transfers again.
+  virtual int run(std::span<const Transfer> transfers, FunctionRef<bool()> stopped) = 0;
+  /// From `stopped`: a peer whose transfer is not over, or kDone.
+  virtual int awaited() = 0;
 
   /// The transport's error after kFailed.
   virtual std::string failure() const = 0;
 
-  /// Tells the other ranks of the communicator, without waiting for them. From any thread.
+  /// Tells the other ranks of the communicator, without waiting for them.
   virtual void send_abort(const Error& error) noexcept = 0;
-  /// The first abort message that has come in, once. From any thread.
+  /// The first abort message that has come in, once.
   virtual std::optional<Error> take_abort() = 0;
 };
 

@@ -21,7 +21,8 @@ constexpr size_t kLine = 128;
 // waking must not cost more than this, and abort() need not know who sleeps where.
 constexpr std::chrono::milliseconds kNap{20};
 
-static_assert(std::atomic<uint32_t>::is_always_lock_free,
+static_assert(std::atomic<uint32_t>::is_always_lock_free &&
+                  std::atomic<uint64_t>::is_always_lock_free,
               "shared-memory synchronisation needs address-free atomics");
 
 size_t round_up(size_t bytes, size_t unit) {
@@ -58,6 +59,7 @@ bool reached(uint32_t value, uint32_t sequence) {
 struct SharedRegion::RankState {
   alignas(kLine) std::atomic<uint32_t> posted{0};
   alignas(kLine) mutable std::atomic<uint32_t> sleepers{0};  // waiting for `posted` to move
+  alignas(kLine) std::atomic<uint64_t> mark{0};
 };
 
 struct SharedRegion::Fault {
@@ -171,6 +173,14 @@ WaitResult SharedRegion::wait_for(int rank, uint32_t sequence, const WaitPolicy&
     if (here()) return WaitResult::kDone;
     if (policy.poll != nullptr) (*policy.poll)();
   }
+}
+
+void SharedRegion::set_mark(uint64_t mark) {
+  state(rank_).mark.store(mark, std::memory_order_relaxed);
+}
+
+uint64_t SharedRegion::mark(int rank) const {
+  return state(rank).mark.load(std::memory_order_relaxed);
 }
 
 void SharedRegion::break_with(ErrorKind kind, const std::string& reason) noexcept {

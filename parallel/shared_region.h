@@ -39,7 +39,7 @@ struct WaitPolicy {
   int spins = 0;
   int yields = 0;
   std::chrono::nanoseconds limit{};
-  /// Called about every 20 ms while asleep, so that news from elsewhere can break the region.
+  /// Called about every 20 ms while asleep: may break the region, which ends the wait.
   FunctionRef<void()>* poll = nullptr;
 };
 
@@ -66,6 +66,10 @@ class SharedRegion {
 
   void post(uint32_t sequence);
   WaitResult wait_for(int rank, uint32_t sequence, const WaitPolicy& policy) const;
+
+  /// This rank's mark, and any rank's (parallel/wait_watch.h).
+  void set_mark(uint64_t mark);
+  uint64_t mark(int rank) const;
 
   /// Ends all waits, now and later, on all ranks. The first caller's words stand.
   void break_with(ErrorKind kind, const std::string& reason) noexcept;

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,6 +23,9 @@ struct LocalExchange {
   // By receiver; not as Errors, whose text is shared between copies by a count that the thread
   // sanitizer cannot see.
   std::map<int, std::vector<std::pair<ErrorKind, std::string>>> aborts;
+  std::map<int, uint64_t> marks;  // by sender
+  // Called by every rank when its transfers are done: a test can hold it there, as if stopped.
+  std::function<void(int rank)> after_transfers = [](int) {};
 };
 
 class LocalLink final : public PeerLink {
@@ -29,9 +33,7 @@ class LocalLink final : public PeerLink {
   LocalLink(std::shared_ptr<LocalExchange> exchange, int rank, int size)
       : exchange_(std::move(exchange)), rank_(rank), size_(size) {}
 
-  int run(std::span<const Transfer> transfers, std::chrono::nanoseconds limit,
-          FunctionRef<bool()> stopped) override {
-    const auto end = std::chrono::steady_clock::now() + limit;
+  int run(std::span<const Transfer> transfers, FunctionRef<bool()> stopped) override {
     for (const Transfer& t : transfers) {
       if (t.out == nullptr) continue;
       const auto* bytes = static_cast<const std::byte*>(t.out);
@@ -41,13 +43,16 @@ class LocalLink final : public PeerLink {
     exchange_->news.notify_all();
     for (const Transfer& t : transfers) {
       if (t.in == nullptr) continue;
+      awaited_ = t.peer;
       while (!take(t)) {
         if (stopped()) return kStopped;
-        if (std::chrono::steady_clock::now() > end) return t.peer;
       }
     }
+    exchange_->after_transfers(rank_);
     return kDone;
   }
+
+  int awaited() override { return awaited_; }
 
   std::string failure() const override { return {}; }
 
@@ -68,6 +73,16 @@ class LocalLink final : public PeerLink {
     return error;
   }
 
+  void publish(uint64_t mark) override {
+    const std::lock_guard lock(exchange_->mutex);
+    exchange_->marks[rank_] = mark;
+  }
+
+  void read(std::span<uint64_t> marks) override {
+    const std::lock_guard lock(exchange_->mutex);
+    for (int r = 0; r < size_; ++r) marks[size_t(r)] = exchange_->marks[r];
+  }
+
  private:
   bool take(const Transfer& t) {
     std::unique_lock lock(exchange_->mutex);
@@ -83,6 +98,7 @@ class LocalLink final : public PeerLink {
   std::shared_ptr<LocalExchange> exchange_;
   int rank_;
   int size_;
+  int awaited_ = kDone;
 };
 
 }  // namespace convoke::test
