@@ -24,7 +24,8 @@ struct WireLimits {
   static constexpr int32_t kPlaces = 1 << 20;
   static constexpr size_t kSequences = 1 << 16;     ///< in one message
   static constexpr size_t kStringBytes = 16 << 10;  ///< names and reasons; longer ones are cut
-  static constexpr int32_t kContext = 1 << 28;      ///< tokens of one sequence
+  static constexpr int64_t kFeatureWidth = 1 << 20;
+  static constexpr int32_t kContext = 1 << 28;  ///< tokens of one sequence
 };
 
 /// One envelope. Strings longer than the limit are cut at a character's start; nothing else is

@@ -77,10 +77,13 @@ void assign(std::vector<T>& to, std::span<const T> from) {
   to.assign(from.begin(), from.end());
 }
 
-void read_tree(std::span<const wire::TreeNode> nodes, DraftTree& tree) {
+void read_tree(std::span<const wire::TreeNode> nodes, std::span<const float> gains,
+               DraftTree& tree) {
   require(nodes.size() <= size_t(WireLimits::kTreeNodes), "a tree of {} nodes", nodes.size());
   tree.nodes.clear();
   for (const wire::TreeNode& n : nodes) tree.nodes.push_back({n.parent(), n.token(), n.probe()});
+  assign(tree.gains, gains);
+  for (float gain : gains) require(std::isfinite(gain) && gain >= 0, "a node gains {}", gain);
   // The vocabulary is not known here; the rest of what makes a tree is.
   const std::string defect = find_defect(tree, kAnyToken, kAnyToken);
   require(defect.empty(), "{}", defect);
@@ -200,13 +203,44 @@ SequenceClosed read(const wire::SequenceClosed& w) {
   return {w.id()};
 }
 
+ProbeResult read_probe(const wire::ProbeHead& head, std::span<const wire::RankedToken> ranked) {
+  require(head.node() >= 0 && head.node() < WireLimits::kTreeNodes, "a probe at node {}",
+          head.node());
+  require(head.pick() >= -1, "a probe's pick is {}", head.pick());
+  ProbeResult probe{head.node(), head.pick(), {}};
+  probe.ranked.reserve(ranked.size());
+  for (const wire::RankedToken& r : ranked) {
+    require(r.token() >= -1, "a probe ranks token {}", r.token());
+    probe.ranked.push_back({r.score(), r.token()});
+  }
+  return probe;
+}
+
+// The rows lie in the attachment, which the receiver checks against their number.
+void read_feature_rows(const wire::VerdictHead& head, const VerdictBatch& batch,
+                       DraftVerdict& verdict) {
+  require(head.feature_begin() >= 0 && head.feature_begin() <= WireLimits::kContext &&
+              head.feature_rows() <= uint32_t(WireLimits::kContext),
+          "features of {} rows from position {}", head.feature_rows(), head.feature_begin());
+  verdict.feature_begin = head.feature_begin();
+  verdict.features =
+      TensorView::matrix(nullptr, batch.feature_dtype, head.feature_rows(), batch.feature_width);
+}
+
 VerdictBatch read(const wire::VerdictBatch& w) {
   VerdictBatch m;
   m.step = w.step();
   const auto heads = structs(w.verdicts());
   require(heads.size() <= WireLimits::kSequences, "{} verdicts", heads.size());
   Pieces tokens(numbers(w.tokens()), "tokens");
-  Pieces picks(numbers(w.probe_picks()), "probe_picks");
+  Pieces probes(structs(w.probes()), "probes");
+  Pieces ranked(structs(w.ranked()), "ranked");
+  require(w.feature_type() <= wire::FeatureType::MAX, "feature type {}",
+          unsigned(w.feature_type()));
+  m.feature_dtype =
+      w.feature_type() == wire::FeatureType::Float32 ? DType::kFloat32 : DType::kBFloat16;
+  m.feature_width = w.feature_width();
+  require(m.feature_width <= WireLimits::kFeatureWidth, "features of {} elements", m.feature_width);
   m.verdicts.reserve(heads.size());
   for (const wire::VerdictHead& head : heads) {
     DraftVerdict& verdict = m.verdicts.emplace_back();
@@ -215,16 +249,22 @@ VerdictBatch read(const wire::VerdictBatch& w) {
     require(head.base_length() >= 0 && head.base_length() <= WireLimits::kContext, "base length {}",
             head.base_length());
     assign(verdict.tokens, tokens.take(head.tokens()));
-    assign(verdict.probe_picks, picks.take(head.probe_picks()));
+    verdict.verified = head.verified();
+    require(head.verified() >= 0 && head.verified() <= WireLimits::kTreeNodes, "{} nodes verified",
+            head.verified());
+    for (const wire::ProbeHead& p : probes.take(head.probes())) {
+      verdict.probes.push_back(read_probe(p, ranked.take(p.ranked())));
+    }
+    read_feature_rows(head, m, verdict);
     require_tokens(verdict.tokens, 0, "a verdict");
-    require_tokens(verdict.probe_picks, -1, "probe_picks");
   }
   tokens.end();
-  picks.end();
+  probes.end();
+  ranked.end();
   assign(m.wanted, numbers(w.wanted()));
   require(m.wanted.size() <= WireLimits::kSequences, "{} trees wanted", m.wanted.size());
-  m.limits = {w.max_nodes(), w.max_depth()};
-  for (int32_t limit : {w.max_nodes(), w.max_depth()}) {
+  m.limits = {w.max_nodes(), w.max_depth(), w.top_k()};
+  for (int32_t limit : {w.max_nodes(), w.max_depth(), w.top_k()}) {
     require(limit >= 0 && limit <= WireLimits::kTreeNodes, "a tree limit of {}", limit);
   }
   return m;
@@ -236,6 +276,7 @@ DraftTrees read(const wire::DraftTrees& w) {
   const auto heads = structs(w.trees());
   require(heads.size() <= WireLimits::kSequences, "{} trees", heads.size());
   Pieces nodes(structs(w.nodes()), "nodes");
+  Pieces gains(numbers(w.gains()), "gains");
   m.trees.reserve(heads.size());
   for (const wire::TreeHead& head : heads) {
     require(head.base_length() >= 0 && head.base_length() <= WireLimits::kContext, "base length {}",
@@ -243,12 +284,16 @@ DraftTrees read(const wire::DraftTrees& w) {
     SequenceTree& tree = m.trees.emplace_back();
     tree.id = head.id();
     tree.base_length = head.base_length();
-    read_tree(nodes.take(head.nodes()), tree.tree);
+    read_tree(nodes.take(head.nodes()), gains.take(head.gains()), tree.tree);
   }
   nodes.end();
+  gains.end();
   m.draft_seconds = w.draft_seconds();
-  require(std::isfinite(m.draft_seconds) && m.draft_seconds >= 0, "draft_seconds is {}",
-          m.draft_seconds);
+  m.hidden_seconds = w.hidden_seconds();
+  for (double time : {m.draft_seconds, m.hidden_seconds}) {
+    require(std::isfinite(time) && time >= 0, "draft seconds are {}", time);
+  }
+  m.counts = {w.outcomes(), w.outcomes_in_tree(), w.passes()};
   return m;
 }
 
@@ -289,7 +334,7 @@ void read_rows(const wire::RowsHead& head, Pieces<int32_t>& commit, Pieces<int32
     previous = node;
   }
   for (int32_t block : rows.new_blocks) require(block >= 0, "block {}", block);
-  read_tree(nodes.take(head.nodes()), rows.tree);
+  read_tree(nodes.take(head.nodes()), {}, rows.tree);
 }
 
 void read(const wire::StepPlan& w, StepPlan& m) {

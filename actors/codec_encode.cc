@@ -53,11 +53,12 @@ Offset<flatbuffers::Vector<T>> numbers(Builder& b, const std::vector<T>& values)
 
 /// The concatenation of one array per item.
 template <typename Items, typename Get>
-Offset<flatbuffers::Vector<int32_t>> flat(Builder& b, const Items& items, Get get) {
+auto flat(Builder& b, const Items& items, Get get) {
+  using T = typename std::remove_cvref_t<decltype(get(*items.begin()))>::value_type;
   size_t count = 0;
   for (const auto& item : items) count += get(item).size();
-  int32_t* to = nullptr;
-  const auto offset = b.CreateUninitializedVector<int32_t>(count, &to);
+  T* to = nullptr;
+  const auto offset = b.CreateUninitializedVector<T>(count, &to);
   for (const auto& item : items) to = std::copy(get(item).begin(), get(item).end(), to);
   return offset;
 }
@@ -153,22 +154,40 @@ auto write(Builder& b, const SequenceClosed& m) {
 auto write(Builder& b, const VerdictBatch& m) {
   using V = DraftVerdict;
   const auto heads = structs<wire::VerdictHead>(b, m.verdicts, [](const V& v) {
-    return wire::VerdictHead(v.id, v.base_length, uint32_t(v.tokens.size()),
-                             uint32_t(v.probe_picks.size()));
+    return wire::VerdictHead(v.id, v.base_length, uint32_t(v.tokens.size()), v.verified,
+                             uint32_t(v.probes.size()), v.feature_begin, uint32_t(v.features.rows));
   });
   const auto tokens = flat(
       b, m.verdicts, [](const V& v) -> const auto& { return v.tokens; });
-  const auto picks = flat(
-      b, m.verdicts, [](const V& v) -> const auto& { return v.probe_picks; });
-  return wire::CreateVerdictBatch(b, m.step, heads, tokens, picks, numbers(b, m.wanted),
-                                  m.limits.max_nodes, m.limits.max_depth);
+  const auto probes = flat_structs<wire::ProbeHead>(
+      b, m.verdicts, [](const V& v) -> const auto& { return v.probes; },
+      [](const ProbeResult& p) {
+        return wire::ProbeHead(p.node, p.pick, uint32_t(p.ranked.size()));
+      });
+  std::vector<wire::RankedToken> all_ranked;
+  for (const V& v : m.verdicts) {
+    for (const ProbeResult& p : v.probes) {
+      for (const RankedToken& r : p.ranked) all_ranked.emplace_back(r.score, r.token);
+    }
+  }
+  const auto ranked = b.CreateVectorOfStructs(all_ranked);
+  const auto type =
+      m.feature_dtype == DType::kFloat32 ? wire::FeatureType::Float32 : wire::FeatureType::BFloat16;
+  return wire::CreateVerdictBatch(b, m.step, heads, tokens, probes, ranked, type,
+                                  uint32_t(m.feature_width), numbers(b, m.wanted),
+                                  m.limits.max_nodes, m.limits.max_depth, m.limits.top_k);
 }
 
 auto write(Builder& b, const DraftTrees& m) {
   const auto heads = structs<wire::TreeHead>(b, m.trees, [](const SequenceTree& t) {
-    return wire::TreeHead(t.id, t.base_length, uint32_t(t.tree.nodes.size()));
+    return wire::TreeHead(t.id, t.base_length, uint32_t(t.tree.nodes.size()),
+                          uint32_t(t.tree.gains.size()));
   });
-  return wire::CreateDraftTrees(b, m.step, heads, tree_nodes(b, m.trees), m.draft_seconds);
+  const auto nodes = tree_nodes(b, m.trees);
+  const auto gains = flat(
+      b, m.trees, [](const SequenceTree& t) -> const auto& { return t.tree.gains; });
+  return wire::CreateDraftTrees(b, m.step, heads, nodes, gains, m.draft_seconds, m.hidden_seconds,
+                                m.counts.outcomes, m.counts.outcomes_in_tree, m.counts.passes);
 }
 
 auto write(Builder& b, const DrafterReady& m) {

@@ -214,7 +214,11 @@ void Coordinator::step() {
     verdict.id = p.id;
     verdict.base_length = p.base_length;
     for (const CommittedToken& t : p.tokens) verdict.tokens.push_back(t.token);
-    verdict.probe_picks = p.probe_picks;
+    verdict.verified = p.verified;
+    for (const ProbePicks& probe : p.probes) {
+      verdict.probes.push_back(
+          {probe.node, probe.pick, {probe.ranked.begin(), probe.ranked.end()}});
+    }
   }
   ask_for_trees(std::move(verdicts));
 

@@ -79,7 +79,8 @@ int run_drafter_worker(const DrafterWorkerOptions& worker) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGTERM, request_stop);
   try {
-    const auto drafter = make_drafter(DrafterSpec::parse(worker.drafter), worker.vocabulary);
+    const auto drafter =
+        make_drafter(DrafterSpec::parse(worker.drafter), {.vocabulary = worker.vocabulary});
     if (!drafter) throw_error(ErrorKind::kUsage, "drafter-worker: nothing to do for 'none'");
     DrafterActorOptions options;
     options.vocabulary = worker.vocabulary;

@@ -83,12 +83,16 @@ struct SequenceClosed {
   SequenceId id = 0;
 };
 
-/// The verdicts of one step, and for which of them the next tree is wanted.
+/// The verdicts of one step, and for which of them the next tree is wanted. Feature rows travel as
+/// the message's attachment, those of all verdicts in order, each `feature_width` elements of
+/// `feature_dtype`; on the wire a verdict's `features` view carries only its number of rows.
 struct VerdictBatch {
   uint64_t step = 0;
   std::vector<DraftVerdict> verdicts;
   std::vector<SequenceId> wanted;
   DraftLimits limits;
+  DType feature_dtype = DType::kBFloat16;  ///< or kFloat32
+  int64_t feature_width = 0;
 };
 
 struct SequenceTree {
@@ -100,7 +104,9 @@ struct SequenceTree {
 struct DraftTrees {
   uint64_t step = 0;  ///< of the VerdictBatch it answers
   std::vector<SequenceTree> trees;
-  double draft_seconds = 0;  ///< time spent making them
+  double draft_seconds = 0;   ///< time spent making them while the coordinator waited
+  double hidden_seconds = 0;  ///< drafting ahead since the last answer
+  DraftCounts counts;         ///< since the last answer
 };
 
 /// First message of a drafter on a connection, and again after a restart: the coordinator answers

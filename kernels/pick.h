@@ -81,4 +81,27 @@ struct PickFullArgs {
   int32_t max_logprobs = 0;
 };
 
+/// A token as a draft ranks it: the noise of the pick rule is in the score, so where two models
+/// agree, their rankings agree at any temperature.
+struct RankedToken {
+  float score = 0.0f;  ///< T = 0: the logit after edits; else logit / T + gumbel
+  int32_t token = -1;  ///< -1: unused entry
+  bool operator==(const RankedToken&) const = default;
+};
+
+/// The best tokens of each row, for drafting: what the pick rule would take first, second, ... No
+/// filters: a draft's tail is not the target's.
+struct RankArgs {
+  TensorView logits;        ///< [rows, columns] float32; not changed
+  int32_t first_token = 0;  ///< vocabulary id of column 0; a multiple of 16
+  /// [columns] vocabulary ids of a reduced draft vocabulary, ascending; empty: column +
+  /// first_token.
+  std::span<const int32_t> tokens;
+  std::span<const PickRow> params;  ///< [rows]; top_k, top_p, min_p and logprobs are ignored
+  bool noise = true;                ///< false leaves the noise out, for comparison only
+  int count = 1;                    ///< entries per row, 1 to kMaxRanked
+  std::span<RankedToken> ranked;  ///< out [rows, count]: by score descending, ties lowest id first
+};
+inline constexpr int kMaxRanked = 64;
+
 }  // namespace convoke

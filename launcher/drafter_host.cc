@@ -22,7 +22,7 @@ std::string host_name() {
 class DrafterThread : public DrafterHost {
  public:
   DrafterThread(const DrafterSpec& spec, const std::string& endpoint, int vocabulary)
-      : drafter_(make_drafter(spec, vocabulary)) {
+      : drafter_(make_drafter(spec, {.vocabulary = vocabulary})) {
     options_.vocabulary = vocabulary;
     options_.host = host_name();
     options_.faults = DrafterFaults::from_environment();

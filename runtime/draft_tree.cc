@@ -15,6 +15,9 @@ std::vector<int> DraftTree::depths() const {
 }
 
 std::string find_defect(const DraftTree& tree, int vocabulary, int lookahead_count) {
+  if (!tree.gains.empty() && tree.gains.size() != tree.nodes.size()) {
+    return fmt::format("{} gains for {} nodes", tree.gains.size(), tree.nodes.size());
+  }
   for (int i = 0; i < tree.size(); ++i) {
     const DraftNode& node = tree.nodes[i];
     if (node.parent < -1 || node.parent >= i) {
@@ -36,18 +39,22 @@ std::string find_defect(const DraftTree& tree, int vocabulary, int lookahead_cou
   return "";
 }
 
-void truncate(DraftTree& tree, int max_nodes, int max_depth) {
+std::vector<int32_t> truncate(DraftTree& tree, int max_nodes, int max_depth) {
   const std::vector<int> depth = tree.depths();
   std::vector<int32_t> new_index(tree.nodes.size(), -1);
-  std::vector<DraftNode> kept;
-  for (int i = 0; i < tree.size() && int(kept.size()) < max_nodes; ++i) {
+  std::vector<int32_t> origin;
+  for (int i = 0; i < tree.size() && int(origin.size()) < max_nodes; ++i) {
     if (depth[i] >= max_depth) continue;
     DraftNode node = tree.nodes[i];
     if (node.parent >= 0) node.parent = new_index[node.parent];
-    new_index[i] = int32_t(kept.size());
-    kept.push_back(node);
+    new_index[i] = int32_t(origin.size());
+    tree.nodes[origin.size()] = node;
+    if (!tree.gains.empty()) tree.gains[origin.size()] = tree.gains[size_t(i)];
+    origin.push_back(i);
   }
-  tree.nodes = std::move(kept);
+  tree.nodes.resize(origin.size());
+  if (!tree.gains.empty()) tree.gains.resize(origin.size());
+  return origin;
 }
 
 DraftTree tree_from_paths(const std::vector<std::vector<int32_t>>& paths, int max_nodes) {

@@ -20,6 +20,11 @@ struct DraftNode {
 /// of the root stands at absolute position L, its children at L + 1, and so on.
 struct DraftTree {
   std::vector<DraftNode> nodes;
+  /// What each node is expected to gain, in tokens, as the drafter sees it: for a candidate the
+  /// probability that it is accepted (never more than its parent's), for a probe what its answer
+  /// is worth in the next pass. Nodes come in descending order of it as far as topological order
+  /// lets them, so every prefix is the best tree of its size. Empty: unknown.
+  std::vector<float> gains;
 
   bool empty() const { return nodes.empty(); }
   int size() const { return int(nodes.size()); }
@@ -32,9 +37,9 @@ struct DraftTree {
 /// vocabulary, candidate with a look-ahead token or under a probe), or empty.
 std::string find_defect(const DraftTree& tree, int vocabulary, int lookahead_count);
 
-/// Keeps the first `max_nodes` nodes and none deeper than `max_depth` levels. Topological order
-/// makes every prefix a tree.
-void truncate(DraftTree& tree, int max_nodes, int max_depth);
+/// Keeps the first `max_nodes` nodes that are no deeper than `max_depth` levels. Topological order
+/// makes every prefix a tree. Returns the former index of each kept node.
+std::vector<int32_t> truncate(DraftTree& tree, int max_nodes, int max_depth);
 
 /// Merges token paths into a tree; common prefixes become one node. At most `max_nodes` nodes,
 /// paths taken in order.

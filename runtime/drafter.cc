@@ -20,24 +20,26 @@ constexpr std::array kMethods{
                                 argument);
                   }
                 },
-                [](const DrafterSpec&, int) { return std::unique_ptr<Drafter>(); }},
+                [](const DrafterSpec&, const DraftContext&) { return std::unique_ptr<Drafter>(); }},
     DraftMethod{"ngram", "prompt lookup: what followed the last words before",
                 [](const std::string& argument) { NgramOptions::parse(argument); },
-                [](const DrafterSpec& spec, int) -> std::unique_ptr<Drafter> {
+                [](const DrafterSpec& spec, const DraftContext&) -> std::unique_ptr<Drafter> {
                   return std::make_unique<NgramDrafter>(NgramOptions::parse(spec.argument));
                 }},
-    DraftMethod{"fan", "a fixed number of guesses, to measure what a pass over so many rows costs",
-                [](const std::string& argument) { FanDrafter::parse_nodes(argument); },
-                [](const DrafterSpec& spec, int vocabulary) -> std::unique_ptr<Drafter> {
-                  return std::make_unique<FanDrafter>(FanDrafter::parse_nodes(spec.argument),
-                                                      vocabulary);
-                }},
-    DraftMethod{"random", "random trees, to test that drafts never change a token",
-                [](const std::string& argument) { RandomDrafter::parse_seed(argument); },
-                [](const DrafterSpec& spec, int vocabulary) -> std::unique_ptr<Drafter> {
-                  return std::make_unique<RandomDrafter>(RandomDrafter::parse_seed(spec.argument),
-                                                         vocabulary);
-                }},
+    DraftMethod{
+        "fan", "a fixed number of guesses, to measure what a pass over so many rows costs",
+        [](const std::string& argument) { FanDrafter::parse_nodes(argument); },
+        [](const DrafterSpec& spec, const DraftContext& context) -> std::unique_ptr<Drafter> {
+          return std::make_unique<FanDrafter>(FanDrafter::parse_nodes(spec.argument),
+                                              context.vocabulary);
+        }},
+    DraftMethod{
+        "random", "random trees, to test that drafts never change a token",
+        [](const std::string& argument) { RandomDrafter::parse_seed(argument); },
+        [](const DrafterSpec& spec, const DraftContext& context) -> std::unique_ptr<Drafter> {
+          return std::make_unique<RandomDrafter>(RandomDrafter::parse_seed(spec.argument),
+                                                 context.vocabulary);
+        }},
 };
 
 const DraftMethod& find_method(const std::string& name) {
@@ -92,8 +94,13 @@ DrafterSpec DrafterSpec::parse(const std::string& text) {
   return spec;
 }
 
-std::unique_ptr<Drafter> make_drafter(const DrafterSpec& spec, int vocabulary) {
-  return find_method(spec.method).make(spec, vocabulary);
+std::unique_ptr<Drafter> make_drafter(const DrafterSpec& spec, const DraftContext& context) {
+  return find_method(spec.method).make(spec, context);
+}
+
+DraftNeeds draft_needs(const DrafterSpec& spec, const ModelConfig& target) {
+  const DraftMethod& method = find_method(spec.method);
+  return method.needs != nullptr ? method.needs(spec, target) : DraftNeeds{};
 }
 
 }  // namespace convoke

@@ -15,9 +15,10 @@ struct Scheduler::State {
   int32_t computed = 0;         ///< slots whose keys and values are valid, pending commit included
   std::vector<int32_t> commit;  ///< accepted nodes that the shards have not been told of
   std::vector<int32_t> blocks;
-  size_t blocks_sent = 0;  ///< of `blocks`, what the shards know
-  int32_t place = -1;      ///< >= 0 while running
-  bool opened = false;     ///< the shards know the place
+  size_t blocks_sent = 0;            ///< of `blocks`, what the shards know
+  int32_t place = -1;                ///< >= 0 while running
+  bool opened = false;               ///< the shards know the place
+  std::vector<int32_t> tree_origin;  ///< of the plan's tree: each node's index when proposed
   int64_t preemptions = 0;
 
   int32_t length() const { return int32_t(tokens.size()); }
@@ -216,12 +217,12 @@ SequenceRows& Scheduler::schedule(State& s, size_t chain) {
 }
 
 void Scheduler::attach_tree(State& s, SequenceRows& rows, const DraftTree& tree, int max_nodes) {
-  if (!find_defect(tree, options_.vocabulary, 0).empty()) return;
+  if (!find_defect(tree, options_.vocabulary, options_.lookahead_count).empty()) return;
   // Accepting d nodes yields d + 1 tokens; deeper nodes could not be used.
   const int remaining =
       std::min(s.sampling.max_tokens - s.outputs(), options_.max_model_len - s.length());
   DraftTree cut = tree;
-  truncate(cut, max_nodes, std::max(0, remaining - 1));
+  s.tree_origin = truncate(cut, max_nodes, std::max(0, remaining - 1));
   // Trees never cause a preemption: they shrink to the slots that can be had.
   const int64_t slots = int64_t(s.length()) + cut.size();
   int32_t missing = blocks_for(slots) - int32_t(s.blocks.size());
@@ -253,6 +254,7 @@ std::span<const Progress> Scheduler::commit(const StepResult& result) {
     s.computed += int32_t(rows.chain.size());
     if (result.sequences[i].picks.empty()) continue;
     Progress& progress = progress_.emplace_back();
+    progress.sequence = int32_t(i);
     advance(s, rows, result.sequences[i], progress);
     if (progress.end != SequenceEnd::kNone) ended.push_back(&s);
   }
@@ -273,8 +275,14 @@ void Scheduler::advance(State& s, const SequenceRows& rows, const SequencePicks&
   progress.draft_depth = depths.empty() ? 0 : 1 + *std::ranges::max_element(depths);
   progress.accepted = int32_t(verdict.accepted.size());
   for (int n = 0; n < rows.tree.size(); ++n) {
-    if (rows.tree.nodes[size_t(n)].probe) progress.probe_picks.push_back(tokens[size_t(n) + 1]);
+    if (!rows.tree.nodes[size_t(n)].probe) continue;
+    ProbePicks& probe = progress.probes.emplace_back();
+    probe.node = s.tree_origin[size_t(n)];
+    probe.pick = tokens[size_t(n) + 1];
+    if (!picks.ranked.empty()) probe.ranked = picks.ranked[size_t(n) + 1];
   }
+  progress.verified = rows.tree.size();
+  progress.accepted_nodes = verdict.accepted;
   progress.preemptions = s.preemptions;
   s.commit = verdict.accepted;
   s.computed += progress.accepted;

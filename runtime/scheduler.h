@@ -31,6 +31,14 @@ struct SchedulerOptions {
   int max_model_len = 512;  ///< tokens of one sequence, prompt and output
   int vocabulary = 0;
   std::vector<int32_t> eos_tokens;
+  int lookahead_count = 0;  ///< look-ahead embeddings that probes may name
+};
+
+/// What was picked after one probe node. `node` is its index in the tree as it was proposed.
+struct ProbePicks {
+  int32_t node = 0;
+  int32_t pick = -1;
+  std::span<const RankedToken> ranked;  ///< into the StepResult
 };
 
 enum class SequenceEnd : uint8_t { kNone, kStop, kLength };
@@ -50,11 +58,14 @@ struct Progress {
   std::vector<CommittedToken> tokens;  ///< a stop token is not among them
   SequenceEnd end = SequenceEnd::kNone;
   int32_t stop_token = -1;
-  int32_t draft_nodes = 0;           ///< candidates that were verified
-  int32_t draft_depth = 0;           ///< levels of the tree
-  int32_t accepted = 0;              ///< candidates accepted by verification
-  std::vector<int32_t> probe_picks;  ///< in node order
-  int64_t preemptions = 0;           ///< of the sequence so far
+  int32_t draft_nodes = 0;              ///< candidates that were verified
+  int32_t draft_depth = 0;              ///< levels of the tree
+  int32_t accepted = 0;                 ///< candidates accepted by verification
+  int32_t verified = 0;                 ///< nodes of the tree that took part, probes included
+  std::vector<ProbePicks> probes;       ///< in node order
+  int32_t sequence = -1;                ///< index in StepPlan::sequences and StepResult::sequences
+  std::vector<int32_t> accepted_nodes;  ///< of the plan's tree
+  int64_t preemptions = 0;              ///< of the sequence so far
 };
 
 class Scheduler {

@@ -59,12 +59,18 @@ struct SequencePicks {
   std::vector<Pick> picks;
   /// [picks][1 + logprobs]: empty unless the request asks.
   std::vector<std::vector<TokenLogprob>> logprobs;
+  /// [picks]: rankings after probe nodes, empty for other rows and unless probes are ranked.
+  std::vector<std::vector<RankedToken>> ranked;
+  int32_t first_row = 0;  ///< of the sequence's rows in the pass: its chain, then its tree
 };
 
 struct StepResult {
   std::vector<SequencePicks> sequences;  ///< parallel to StepPlan::sequences
-  double compute_seconds = 0;            ///< of the pass on this shard
-  double communication_seconds = 0;      ///< of that, waiting in collectives
+  /// [rows of the pass, width] hidden states as FeatureSpec asks; empty on ranks other than the
+  /// first and unless a drafter wants them. Valid until the next step.
+  TensorView features;
+  double compute_seconds = 0;        ///< of the pass on this shard
+  double communication_seconds = 0;  ///< of that, waiting in collectives
 };
 
 }  // namespace convoke

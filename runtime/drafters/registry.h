@@ -16,7 +16,9 @@ struct DraftMethod {
   const char* help;  ///< one line for messages and --help
   /// Throws Error(kUsage) for an argument that cannot be right, before anything is started.
   void (*check)(const std::string& argument);
-  std::unique_ptr<Drafter> (*make)(const DrafterSpec& spec, int vocabulary);
+  std::unique_ptr<Drafter> (*make)(const DrafterSpec& spec, const DraftContext& context);
+  DraftNeeds (*needs)(const DrafterSpec& spec,
+                      const ModelConfig& target) = nullptr;  ///< null: none
 };
 
 std::span<const DraftMethod> draft_methods();

@@ -233,8 +233,8 @@ TEST(CodecMalformed, NumbersThatAreNone) {
   SubmitRequest m;
   m.sampling.logit_bias = {{3, nan}};
   EXPECT_MALFORMED(m, "logit_bias");
-  EXPECT_MALFORMED((DraftTrees{1, {}, double(nan)}), "draft_seconds");
-  EXPECT_MALFORMED((DraftTrees{1, {}, -1.0}), "draft_seconds");
+  EXPECT_MALFORMED((DraftTrees{1, {}, double(nan)}), "draft seconds");
+  EXPECT_MALFORMED((DraftTrees{1, {}, -1.0}), "draft seconds");
   RequestOutput output;
   output.stats.total_seconds = double(nan);
   EXPECT_MALFORMED(output, "statistics");
@@ -259,6 +259,8 @@ TEST(CodecMalformed, BadTrees) {
   EXPECT_MALFORMED(trees({{{-1, -1, false}}}), "look-ahead");
   EXPECT_MALFORMED(trees({{{-1, 1, true}, {0, 1, false}}}), "probe");
   EXPECT_MALFORMED(trees({}, -1), "base length");
+  EXPECT_MALFORMED(trees({{{-1, 1, false}}, {0.5f, 0.25f}}), "gains");
+  EXPECT_MALFORMED(trees({{{-1, 1, false}}, {-0.5f}}), "gains");
   DraftTree wide;
   wide.nodes.resize(size_t(WireLimits::kTreeNodes) + 1);
   EXPECT_MALFORMED(trees(wide), "a tree of");
@@ -266,12 +268,21 @@ TEST(CodecMalformed, BadTrees) {
 
 TEST(CodecMalformed, BadVerdicts) {
   VerdictBatch m;
-  m.verdicts = {{1, -1, {}, {}}};
-  EXPECT_MALFORMED(m, "base length");
-  m.verdicts = {{1, 0, {-1}, {}}};
-  EXPECT_MALFORMED(m, "token -1");
-  m.verdicts = {{1, 0, {}, {-2}}};
-  EXPECT_MALFORMED(m, "probe_picks");
+  const auto refuses = [&](const DraftVerdict& verdict, const char* why) {
+    m.verdicts = {verdict};
+    EXPECT_MALFORMED(m, why);
+  };
+  refuses({.id = 1, .base_length = -1}, "base length");
+  refuses({.id = 1, .tokens = {-1}}, "token -1");
+  refuses({.id = 1, .verified = -1}, "verified");
+  refuses({.id = 1, .verified = WireLimits::kTreeNodes + 1}, "verified");
+  refuses({.id = 1, .probes = {{-1, 0, {}}}}, "probe at node");
+  refuses({.id = 1, .probes = {{0, -2, {}}}}, "probe's pick");
+  refuses({.id = 1, .probes = {{0, 0, {{0.5f, -2}}}}}, "ranks token");
+  refuses({.id = 1, .feature_begin = -1}, "features of");
+  m.feature_width = WireLimits::kFeatureWidth + 1;
+  refuses({.id = 1}, "features of");
+  m.feature_width = 0;
   m.verdicts.clear();
   m.limits.max_nodes = WireLimits::kTreeNodes + 1;
   EXPECT_MALFORMED(m, "limit");
@@ -323,11 +334,11 @@ std::vector<std::byte> hand_made(Build build) {
 std::vector<std::byte> trees_with(std::vector<uint32_t> counts, int nodes) {
   return hand_made([&](auto& b) {
     std::vector<wire::TreeHead> heads;
-    for (uint32_t count : counts) heads.emplace_back(1, 0, count);
+    for (uint32_t count : counts) heads.emplace_back(1, 0, count, 0);
     const std::vector<wire::TreeNode> all(size_t(nodes), wire::TreeNode(-1, 1, false));
     const auto heads_at = b.CreateVectorOfStructs(heads);
     const auto nodes_at = b.CreateVectorOfStructs(all);
-    const auto body = wire::CreateDraftTrees(b, 1, heads_at, nodes_at, 0);
+    const auto body = wire::CreateDraftTrees(b, 1, heads_at, nodes_at);
     return std::pair(wire::Body::DraftTrees, body.Union());
   });
 }

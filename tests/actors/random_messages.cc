@@ -102,18 +102,38 @@ VerdictBatch RandomMessages::verdict_batch() {
   VerdictBatch m;
   m.step = random_();
   for (int i = in(0, 6); i > 0; --i) {
-    m.verdicts.push_back({random_(), in(0, 1000), tokens(9), tokens(3)});
+    DraftVerdict& v = m.verdicts.emplace_back();
+    v.id = random_();
+    v.base_length = in(0, 1000);
+    v.tokens = tokens(9);
+    v.verified = in(0, 64);
+    for (int j = in(0, 4); j > 0; --j) {
+      ProbeResult& probe = v.probes.emplace_back();
+      probe.node = in(0, 64);
+      probe.pick = in(-1, 1000);
+      for (int k = in(0, 5); k > 0; --k) probe.ranked.push_back({number(), in(-1, 1000)});
+    }
+    v.feature_begin = in(0, 1000);
+    v.features.rows = in(0, 9);
   }
+  m.feature_dtype = coin() ? DType::kFloat32 : DType::kBFloat16;
+  m.feature_width = in(0, 5000);
   for (int i = in(0, 6); i > 0; --i) m.wanted.push_back(random_());
-  m.limits = {in(0, 64), in(0, 16)};
+  m.limits = {in(0, 64), in(0, 16), in(0, 10)};
   return m;
 }
 
 DraftTrees RandomMessages::draft_trees() {
   DraftTrees m;
   m.step = random_();
-  for (int i = in(0, 6); i > 0; --i) m.trees.push_back({random_(), in(0, 1000), tree(in(0, 20))});
+  for (int i = in(0, 6); i > 0; --i) {
+    SequenceTree& t = m.trees.emplace_back(SequenceTree{random_(), in(0, 1000), tree(in(0, 20))});
+    if (coin()) continue;
+    for (int j = t.tree.size(); j > 0; --j) t.tree.gains.push_back(std::abs(number()));
+  }
   m.draft_seconds = std::abs(double(number()));
+  m.hidden_seconds = std::abs(double(number()));
+  m.counts = {in(0, 100), in(0, 100), in(0, 100)};
   return m;
 }
 
@@ -232,12 +252,21 @@ bool eq(const SequenceClosed& a, const SequenceClosed& b) {
 }
 
 bool eq(const VerdictBatch& a, const VerdictBatch& b) {
-  const auto verdicts = [](const DraftVerdict& x, const DraftVerdict& y) {
+  const auto ranked = [](const RankedToken& x, const RankedToken& y) {
+    return eq(x.score, y.score) && x.token == y.token;
+  };
+  const auto probes = [&](const ProbeResult& x, const ProbeResult& y) {
+    return x.node == y.node && x.pick == y.pick && eq_all(x.ranked, y.ranked, ranked);
+  };
+  const auto verdicts = [&](const DraftVerdict& x, const DraftVerdict& y) {
     return x.id == y.id && x.base_length == y.base_length && x.tokens == y.tokens &&
-           x.probe_picks == y.probe_picks;
+           x.verified == y.verified && eq_all(x.probes, y.probes, probes) &&
+           x.feature_begin == y.feature_begin && x.features.rows == y.features.rows;
   };
   return a.step == b.step && eq_all(a.verdicts, b.verdicts, verdicts) && a.wanted == b.wanted &&
-         a.limits.max_nodes == b.limits.max_nodes && a.limits.max_depth == b.limits.max_depth;
+         a.feature_dtype == b.feature_dtype && a.feature_width == b.feature_width &&
+         a.limits.max_nodes == b.limits.max_nodes && a.limits.max_depth == b.limits.max_depth &&
+         a.limits.top_k == b.limits.top_k;
 }
 
 bool eq(const DraftTrees& a, const DraftTrees& b) {
@@ -245,7 +274,10 @@ bool eq(const DraftTrees& a, const DraftTrees& b) {
     return x.id == y.id && x.base_length == y.base_length && x.tree == y.tree;
   };
   return a.step == b.step && eq_all(a.trees, b.trees, trees) &&
-         eq(a.draft_seconds, b.draft_seconds);
+         eq(a.draft_seconds, b.draft_seconds) && eq(a.hidden_seconds, b.hidden_seconds) &&
+         a.counts.outcomes == b.counts.outcomes &&
+         a.counts.outcomes_in_tree == b.counts.outcomes_in_tree &&
+         a.counts.passes == b.counts.passes;
 }
 
 bool eq(const DrafterReady& a, const DrafterReady& b) {

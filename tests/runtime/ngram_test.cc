@@ -181,7 +181,7 @@ TEST(NgramDrafter, SequencesAreApartAndUnknownOnesAreEmpty) {
 
 TEST(RandomDrafter, TreesAreValidVariedAndSometimesRight) {
   constexpr int kVocabulary = 50;
-  const auto drafter = make_drafter(DrafterSpec::parse("random:7"), kVocabulary);
+  const auto drafter = make_drafter(DrafterSpec::parse("random:7"), {.vocabulary = kVocabulary});
   std::mt19937 random(5);
   std::vector<int32_t> tokens(30);
   for (int32_t& t : tokens) t = int32_t(random() % 6);
@@ -212,7 +212,7 @@ TEST(RandomDrafter, TreesAreValidVariedAndSometimesRight) {
 
 TEST(RandomDrafter, TheTreeDependsOnSeedSequenceAndLengthOnly) {
   const auto tree = [](const char* spec, SequenceId id, std::vector<int32_t> head, int32_t tail) {
-    const auto drafter = make_drafter(DrafterSpec::parse(spec), 1000);
+    const auto drafter = make_drafter(DrafterSpec::parse(spec), {.vocabulary = 1000});
     drafter->open({id, std::move(head), 0, {}});
     drafter->advance({id, 0, {tail}, {}});
     drafter->propose({&id, 1}, {16, 8});
@@ -249,9 +249,9 @@ TEST(DrafterSpec, ParsesMethodAndArgument) {
 }
 
 TEST(DrafterSpec, MakesWhatItNames) {
-  EXPECT_EQ(make_drafter(DrafterSpec::parse("none"), 10), nullptr);
-  EXPECT_EQ(make_drafter(DrafterSpec::parse("ngram"), 10)->name(), "ngram");
-  EXPECT_EQ(make_drafter(DrafterSpec::parse("random"), 10)->name(), "random");
+  EXPECT_EQ(make_drafter(DrafterSpec::parse("none"), {.vocabulary = 10}), nullptr);
+  EXPECT_EQ(make_drafter(DrafterSpec::parse("ngram"), {.vocabulary = 10})->name(), "ngram");
+  EXPECT_EQ(make_drafter(DrafterSpec::parse("random"), {.vocabulary = 10})->name(), "random");
 }
 
 TEST(DrafterSpec, ErrorsSayWhatIsWrong) {
