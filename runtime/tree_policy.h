@@ -1,0 +1,112 @@
+// How much to draft and how much of it to verify, so that the batch gains the most tokens per
+// second. Pure logic: times are passed in, and the same calls give the same answers.
+//
+// One cycle of a step:
+//   round = next_round(decoding)        which sequences to ask for trees, and how large ones
+//   verify = choose(offers, ...)        how many nodes of each tree that came take part
+//   observe_pass / observe_outcome      what that took, and what was accepted
+//
+// A step with S sequences and trees of N nodes in all yields S + sum of gains tokens and takes
+// draft_seconds + cost(S + N). Gains descend within a tree, so taking nodes in descending order of
+// gain over all sequences visits the best choice of every size, and the best of these wins.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/acceptance.h"
+#include "runtime/draft_tree.h"
+#include "runtime/drafter.h"
+#include "runtime/pass_cost.h"
+#include "runtime/step_plan.h"
+
+namespace convoke {
+
+struct TreePolicyOptions {
+  /// --draft-tokens N: every sequence is asked in every step, and N nodes are verified whatever
+  /// they cost. Empty (`auto`): chosen each step.
+  std::optional<int> fixed_nodes;
+  int max_nodes = 64;  ///< per sequence, in `auto`
+  int max_depth = 8;   ///< levels per tree, in both modes
+  int top_k = 0;       ///< passed on to the drafter
+};
+
+class TreePolicy {
+ public:
+  TreePolicy(const TreePolicyOptions& options, PassCost cost);
+
+  /// What to ask the drafter for while the next pass is prepared. Sequences for which drafting does
+  /// not pay are left out; now and then they are tried again, after pauses that double.
+  struct Round {
+    std::vector<SequenceId> wanted;
+    DraftLimits limits;  ///< of each tree; more nodes than will be verified, to choose from
+  };
+  Round next_round(std::span<const SequenceId> decoding);
+
+  /// A sequence that decodes in the next pass and the tree that came for it (null: none).
+  struct Offer {
+    SequenceId id = 0;
+    const DraftTree* tree = nullptr;
+  };
+  /// Nodes of each offer's tree to verify: its first so many. At most `row_budget` in all.
+  /// `other_rows`: prompt rows that share the pass; `draft_seconds`: what the step waited for the
+  /// trees.
+  std::vector<int> choose(std::span<const Offer> offers, int other_rows, int row_budget,
+                          double draft_seconds);
+
+  /// A pass of `rows` rows, prompt rows included.
+  void observe_pass(int rows, double seconds) { cost_.observe(rows, seconds); }
+  /// The step's wait for trees that were asked for within `limits`; not for a round nobody waited
+  /// for.
+  void observe_draft(const DraftLimits& limits, double seconds);
+  /// `tree`: what was verified, as it was in the plan; `accepted`: its accepted nodes, the root's
+  /// child first. Call it for sequences without a tree as well (empty tree).
+  void observe_outcome(SequenceId id, const DraftTree& tree, std::span<const int32_t> accepted);
+  void forget(SequenceId id) { sequences_.erase(id); }
+
+  const PassCost& cost() const { return cost_; }
+  const Acceptance& acceptance() const { return acceptance_; }
+  /// The draft time of a round of so many levels, as far as known.
+  double draft_seconds(int depth) const;
+
+ private:
+  /// When drafting does not pay: steps until it is tried again.
+  struct Pause {
+    int length = 0;  ///< the last pause; 0 = drafting pays
+    int left = 0;
+    int trial = 0;  ///< rounds of the current trial that are left
+  };
+  struct SequenceState {
+    double accepted = 0, expected = 0;  ///< decaying sums: how this text differs from the rest
+    Pause pause;
+  };
+  /// The best round for a number of sequences with the running acceptance.
+  struct Plan {
+    int depth = 0;  ///< 0: no drafts
+    int nodes = 0;
+    double rate = 0;  ///< tokens per second
+  };
+
+  double leaning(SequenceId id) const;
+  Plan best_plan(int sequences, double leaning);
+  bool worth_asking(const Plan& plan, double leaning, int sequences) const;
+  bool trial_due(Pause& pause, bool pays) const;
+  std::vector<float> expected_gains(const Offer& offer) const;
+
+  TreePolicyOptions options_;
+  PassCost cost_;
+  Acceptance acceptance_;
+  std::unordered_map<SequenceId, SequenceState> sequences_;
+  Pause batch_pause_;
+  uint64_t rounds_ = 0;
+  bool on_trial_ = false;
+  /// Decaying sums of the line draft seconds = a + b * depth.
+  struct {
+    double n = 0, x = 0, y = 0, xx = 0, xy = 0;
+  } draft_fit_;
+};
+
+}  // namespace convoke
