@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
@@ -32,10 +33,13 @@ bool is_open_mpi(pid_t process) {
 // Asks twice, as a person would press ctrl-c twice: the second time Open MPI stops waiting for its
 // daemons and cleans up. Only calls that are safe after fork() in a process with threads.
 [[noreturn]] void watch(int launcher, int milliseconds) {
-  setsid();
   pollfd ended{launcher, POLLIN, 0};
   for (const int sig : {SIGTERM, SIGTERM, SIGKILL}) {
-    if (poll(&ended, 1, milliseconds) != 0) _exit(0);
+    int found = 0;
+    do {
+      found = poll(&ended, 1, milliseconds);
+    } while (found < 0 && errno == EINTR);
+    if (found != 0) _exit(0);
     syscall(SYS_pidfd_send_signal, launcher, sig, nullptr, 0);
     milliseconds = 300;
   }
@@ -50,13 +54,22 @@ void end_launcher_after(double seconds) noexcept {
   // A descriptor, since a process id may be given to another process meanwhile.
   const auto launcher = int(syscall(SYS_pidfd_open, parent, 0));
   if (launcher < 0) return;
-  if (getppid() == parent && fork() == 0) {
+  if (getppid() != parent) {
+    close(launcher);
+    return;
+  }
+  const pid_t guard = fork();
+  if (guard == 0) {
+    setsid();
     // Not even an inherited pipe: the launcher waits for its end.
     const auto kept = unsigned(launcher);
     if (kept > 0) syscall(SYS_close_range, 0U, kept - 1, 0U);
     syscall(SYS_close_range, kept + 1, ~0U, 0U);
     watch(launcher, int(seconds * 1000));
   }
+  // A launcher kills the whole process group of a rank that aborts: the guard must have left it
+  // before this rank goes on, which may take a while on a busy machine.
+  for (int i = 0; guard > 0 && getsid(guard) != guard && i < 1000; ++i) usleep(1000);
   close(launcher);
 }
 

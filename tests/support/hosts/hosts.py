@@ -30,7 +30,9 @@ options:
                          then hosts.py exits with 0
   --expect-within S      the command must end at most S seconds after the last fault
   --expect-output RE     a line of the output must match (repeatable)
-  --expect-no-leftovers  no process of the command may be left 2 s after its end
+  --expect-no-leftovers  no process of the command may be left 2 s after its end, or when the time
+                         of --expect-within is over, if that is later: a host that was cut off has
+                         to find out by itself
   --report FILE          JSON: exit_code, seconds, timed_out, faults [{what, at}], traffic {host:
                          {sent, received}}, leftovers [command lines], failures [text]
 
@@ -331,18 +333,28 @@ class Run:
         self.report["seconds"] = time.monotonic() - self.start
         for timer in self.timers:
             timer.cancel()
-        if not self.report["timed_out"]:
+        if self.report["timed_out"]:
+            self.report["leftovers"] = self.left_over()
+        else:
             self.look_for_leftovers()
         for reader in readers:
             reader.join(timeout=1)
         self.report["traffic"] = {h.name: h.traffic() for h in self.sandbox.hosts}
 
+    def left_over(self):
+        return [f"{h.name}: {line} ({pid})" for h in self.sandbox.hosts
+                for pid, line in h.processes()]
+
     def look_for_leftovers(self):
-        for _ in range(20):
-            left = [f"{h.name}: {line}" for h in self.sandbox.hosts for _, line in h.processes()]
-            if not left:
-                return
+        """Waits for all to end. Returns as soon as they have."""
+        end = time.monotonic() + 2
+        if self.options.expect_within is not None and self.report["faults"]:
+            last = self.start + max(fault["at"] for fault in self.report["faults"])
+            end = max(end, last + self.options.expect_within)
+        left = self.left_over()
+        while left and time.monotonic() < end:
             time.sleep(0.1)
+            left = self.left_over()
         self.report["leftovers"] = left
 
     def judge(self):
@@ -350,7 +362,8 @@ class Run:
         options, report, failures = self.options, self.report, self.report["failures"]
         code = report["exit_code"]
         if report["timed_out"]:
-            failures.append(f"the command did not end within {options.timeout:g} s")
+            failures.append(f"the command did not end within {options.timeout:g} s; still there: "
+                            + "; ".join(report["leftovers"]))
         for fault in self.faults:
             if not any(done["what"] == fault.text for done in report["faults"]):
                 failures.append(f"--fault '{fault.text}' was never due")
@@ -368,7 +381,7 @@ class Run:
                 if min(count.values()) < options.expect_traffic:
                     failures.append(f"traffic of {host}: {count}, less than expected")
         failures += [f"no line of the output matches '{p.pattern}'" for p in self.unseen]
-        if options.expect_no_leftovers and report["leftovers"]:
+        if options.expect_no_leftovers and report["leftovers"] and not report["timed_out"]:
             failures.append("left over: " + "; ".join(report["leftovers"]))
         for failure in failures:
             say(failure)
