@@ -192,6 +192,8 @@ class Backend {
   virtual void pick_slice(Stream&, const PickSliceArgs&) = 0;
   /// Token choice over whole rows of logits, with filters and log-probabilities.
   virtual void pick_full(Stream&, const PickFullArgs&) = 0;
+  /// The best tokens of each row, as the pick rule scores them.
+  virtual void rank(Stream&, const RankArgs&) = 0;
 };
 
 }  // namespace convoke

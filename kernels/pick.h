@@ -90,7 +90,8 @@ struct RankedToken {
 };
 
 /// The best tokens of each row, for drafting: what the pick rule would take first, second, ... No
-/// filters: a draft's tail is not the target's.
+/// filters: a draft's tail is not the target's. A banned token is never among them; entries for
+/// which there is no token are {-infinity, -1}.
 struct RankArgs {
   TensorView logits;        ///< [rows, columns] float32; not changed
   int32_t first_token = 0;  ///< vocabulary id of column 0; a multiple of 16

@@ -92,6 +92,9 @@ class CpuBackend final : public Backend {
   void pick_full(Stream& stream, const PickFullArgs& args) override {
     cpu::pick_full(cpu_stream(stream), isa_, args);
   }
+  void rank(Stream& stream, const RankArgs& args) override {
+    cpu::rank(cpu_stream(stream), isa_, args);
+  }
 
  private:
   const Isa isa_;

@@ -9,18 +9,8 @@
 namespace convoke::cpu {
 namespace {
 
-const PickKernels& pick_kernels(Isa isa) {
-#if defined(__x86_64__)
-  // AVX-512 and AMX machines share a path: there is no matrix product in a pick.
-  if (isa == Isa::kAvx512Bf16 || isa == Isa::kAmxBf16) return pick_kernels_avx512();
-  if (isa == Isa::kAvx2) return pick_kernels_avx2();
-#endif
-  (void)isa;
-  return pick_kernels_portable();
-}
-
 LogitRow row_of(const TensorView& logits, int32_t first_token, const PickRow& params, int64_t r) {
-  return {logits.row<const float>(r), logits.cols, first_token, params.edits};
+  return {logits.row<const float>(r), logits.cols, first_token, params.edits, {}};
 }
 
 /// Adds one thread's bid for a part of a row. Neither the winner nor the sum depends on the order

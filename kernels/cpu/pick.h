@@ -16,4 +16,7 @@ void pick_slice(CpuStream& stream, Isa isa, const PickSliceArgs& args);
 /// At most 2^19 tokens of vocabulary where a row filters or asks for log-probabilities.
 void pick_full(CpuStream& stream, Isa isa, const PickFullArgs& args);
 
+/// The first token of a row is what pick_slice takes, unless every token is banned.
+void rank(CpuStream& stream, Isa isa, const RankArgs& args);
+
 }  // namespace convoke::cpu

@@ -50,6 +50,14 @@ struct PickCut {
   float max_distance;
 };
 
+/// How rank scores a token that is not banned.
+struct RankRule {
+  float divisor;  ///< the temperature; 1 at temperature 0, which changes nothing
+  bool noise;
+  uint64_t seed;
+  int64_t position;
+};
+
 struct PickKernels {
   /// Sum of digest_mix over the logits; a multiple of 16 columns will do.
   uint64_t (*digest)(const float* logits, int64_t columns, int32_t first_token);
@@ -72,6 +80,11 @@ struct PickKernels {
                      int32_t first_token, int32_t* tokens);
   /// Sets x to -infinity where the cut removes a token.
   void (*apply_cut)(float* x, int64_t columns, int32_t first_token, const PickCut& cut);
+  /// Enters the columns into `best`, the `count` best tokens so far by descending score, unused
+  /// entries {-infinity, -1} at its end. Column i is token tokens[i], or first_token + i without
+  /// `tokens`; ids ascend from call to call.
+  void (*rank)(const float* logits, const float* floor, int64_t columns, const int32_t* tokens,
+               int32_t first_token, const RankRule& rule, PickBest* best, int count);
   /// The first block at or after column `begin` that holds an x >= bound; its column, or `columns`.
   int64_t (*find_at_least)(const float* x, int64_t columns, int64_t begin, float bound);
 };

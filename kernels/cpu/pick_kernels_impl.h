@@ -195,6 +195,76 @@ void apply_cut_loop(float* x, int64_t columns, int32_t first_token, const PickCu
   }
 }
 
+/// The random bits of tokens in any order, a counter each.
+CONVOKE_LANE_INLINE VecU scattered_bits(VecI token, const RankRule& rule) {
+  VecU r0 = (VecU)token >> 2, r1 = splat_u(uint32_t(uint64_t(rule.position)));
+  VecU r2 = splat_u(uint32_t(uint64_t(rule.position) >> 32));
+  VecU r3 = splat_u(noise_core::kNoiseCounterWord);
+  noise_core::philox<VecLanes>(r0, r1, r2, r3, uint32_t(rule.seed), uint32_t(rule.seed >> 32));
+  const VecI word = token & 3;
+  const VecU low = word == splat_i(0) ? r0 : r1, high = word == splat_i(2) ? r2 : r3;
+  return word < splat_i(2) ? low : high;
+}
+
+/// The random bits of 4 * kLanes consecutive tokens.
+CONVOKE_LANE_INLINE void consecutive_bits(int32_t first, const RankRule& rule, VecU* r) {
+  r[0] = counter_order() + splat_u(uint32_t(first) / 4);
+  r[1] = splat_u(uint32_t(uint64_t(rule.position)));
+  r[2] = splat_u(uint32_t(uint64_t(rule.position) >> 32));
+  r[3] = splat_u(noise_core::kNoiseCounterWord);
+  noise_core::philox<VecLanes>(r[0], r[1], r[2], r[3], uint32_t(rule.seed),
+                               uint32_t(rule.seed >> 32));
+  transpose_quads(r[0], r[1], r[2], r[3]);
+}
+
+/// Lanes above the worst of the best take their places, behind equal scores: theirs are lower ids.
+CONVOKE_LANE_INLINE void enter(VecF scores, VecI tokens, PickBest* best, int count) {
+  float score[kLanes];
+  int32_t token[kLanes];
+  store(score, scores);
+  store(token, tokens);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (!(score[lane] > best[count - 1].score)) continue;
+    int at = count - 1;
+    for (; at > 0 && score[lane] > best[at - 1].score; --at) best[at] = best[at - 1];
+    best[at] = {score[lane], token[lane]};
+  }
+}
+
+void rank_loop(const float* logits, const float* floor, int64_t columns, const int32_t* tokens,
+               int32_t first_token, const RankRule& rule, PickBest* best, int count) {
+  constexpr int kStep = 4 * kLanes;
+  const VecF divisor = splat_f(rule.divisor);
+  const float reach = rule.noise ? kLargestGumbel : 0.0f;
+  for (int64_t i = 0; i < columns; i += kStep) {
+    VecF x[4];
+    for (int j = 0; j < 4; ++j) {
+      x[j] = larger(load<VecF>(logits + i + j * kLanes) / divisor,
+                    load<VecF>(floor + i % kPickBlock + j * kLanes));
+    }
+    // As in noisy_loop: what stays at or below the bar with the largest noise changes nothing.
+    const VecF top = larger(larger(x[0], x[1]), larger(x[2], x[3]));
+    if (!any_above(top + splat_f(reach), splat_f(best[count - 1].score))) continue;
+
+    VecU bits[4];
+    const int32_t here = first_token + int32_t(i);
+    if (rule.noise && tokens == nullptr) consecutive_bits(here, rule, bits);
+    for (int j = 0; j < 4; ++j) {
+      const VecF bar = splat_f(best[count - 1].score);
+      if (!any_above(x[j] + splat_f(reach), bar)) continue;
+      const VecI token = tokens == nullptr ? iota() + splat_i(here + j * kLanes)
+                                           : load<VecI>(tokens + i + j * kLanes);
+      VecF s = x[j];
+      if (rule.noise) {
+        if (tokens != nullptr) bits[j] = scattered_bits(token, rule);
+        if (!any_above(s + gumbel_bound(bits[j]), bar)) continue;
+        s = s + noise_core::gumbel_from_bits<VecLanes>(bits[j]);
+      }
+      if (any_above(s, bar)) enter(s, token, best, count);
+    }
+  }
+}
+
 int64_t find_at_least_loop(const float* x, int64_t columns, int64_t begin, float bound) {
   for (int64_t i = begin; i < columns; i += kPickBlock) {
     VecF top = load<VecF>(x + i);
@@ -204,8 +274,9 @@ int64_t find_at_least_loop(const float* x, int64_t columns, int64_t begin, float
   return columns;
 }
 
-constexpr PickKernels kKernels = {digest_loop, greedy_loop,  noisy_loop,     scale_loop,
-                                  weigh_loop,  collect_loop, apply_cut_loop, find_at_least_loop};
+constexpr PickKernels kKernels = {digest_loop,    greedy_loop, noisy_loop,
+                                  scale_loop,     weigh_loop,  collect_loop,
+                                  apply_cut_loop, rank_loop,   find_at_least_loop};
 
 }  // namespace
 }  // namespace convoke::cpu

@@ -37,6 +37,15 @@ void scale_row(const PickKernels& kernels, const LogitRow& row, float temperatur
 
 }  // namespace
 
+const PickKernels& pick_kernels(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512Bf16 || isa == Isa::kAmxBf16) return pick_kernels_avx512();
+  if (isa == Isa::kAvx2) return pick_kernels_avx2();
+#endif
+  (void)isa;
+  return pick_kernels_portable();
+}
+
 const float* open_floor() {
   alignas(64) static const auto block = filled(kLowestScore);
   return block.data();
@@ -49,24 +58,34 @@ const float* closed_floor() {
 
 BlockRuns::BlockRuns(const LogitRow& row, int64_t begin, int64_t end)
     : row_(row), column_(begin), end_(end) {
-  edit_ = std::lower_bound(row.edits.begin(), row.edits.end(), row.first_token + begin,
-                           [](const LogitEdit& edit, int64_t token) { return edit.token < token; });
+  if (begin >= end) return;
+  edit_ = std::lower_bound(row.edits.begin(), row.edits.end(), row.token(begin),
+                           [](const LogitEdit& edit, int32_t token) { return edit.token < token; });
+}
+
+int64_t BlockRuns::next_edited_column() {
+  for (; edit_ != row_.edits.end(); ++edit_) {
+    if (row_.tokens.empty()) return std::min<int64_t>(end_, edit_->token - row_.first_token);
+    const auto rest = row_.tokens.subspan(size_t(column_), size_t(end_ - column_));
+    const auto at = std::lower_bound(rest.begin(), rest.end(), edit_->token);
+    if (at == rest.end()) break;
+    if (*at == edit_->token) return column_ + (at - rest.begin());
+  }
+  return end_;
 }
 
 bool BlockRuns::next(BlockRun& run) {
   if (column_ >= end_) return false;
-  int64_t untouched = end_;
-  if (edit_ != row_.edits.end()) {
-    untouched = std::min<int64_t>(end_, edit_->token - row_.first_token);
-  }
-  const int64_t whole = (untouched - column_) / kPickBlock * kPickBlock;
+  const int64_t whole = (next_edited_column() - column_) / kPickBlock * kPickBlock;
   if (whole > 0) {
-    run = {row_.logits + column_, open_floor(), whole, column_, false};
+    const int32_t* tokens = row_.tokens.empty() ? nullptr : row_.tokens.data() + column_;
+    run = {row_.logits + column_, open_floor(), whole, column_, false, tokens};
     column_ += whole;
     return true;
   }
   copy_block();
-  run = {block_, floor_, kPickBlock, column_, end_ - column_ < kPickBlock};
+  const int32_t* tokens = row_.tokens.empty() ? nullptr : tokens_;
+  run = {block_, floor_, kPickBlock, column_, end_ - column_ < kPickBlock, tokens};
   column_ += kPickBlock;
   return true;
 }
@@ -77,9 +96,13 @@ void BlockRuns::copy_block() {
   std::fill(block_ + count, block_ + kPickBlock, kNoChance);
   std::fill(floor_, floor_ + count, kLowestScore);
   std::fill(floor_ + count, floor_ + kPickBlock, kNoChance);
-  const int64_t first = row_.first_token + column_;
-  for (; edit_ != row_.edits.end() && edit_->token < first + count; ++edit_) {
-    const int64_t i = edit_->token - first;
+  if (!row_.tokens.empty()) {
+    std::copy_n(row_.tokens.begin() + column_, count, tokens_);
+    std::fill(tokens_ + count, tokens_ + kPickBlock, 0);
+  }
+  // Edits come in the order of columns; those of tokens that the row does not have are passed over.
+  for (; next_edited_column() < column_ + count; ++edit_) {
+    const int64_t i = next_edited_column() - column_;
     const float l = block_[i];
     block_[i] = (l > 0 ? l / edit_->repetition : l * edit_->repetition) + edit_->add;
     if (edit_->add == kNoChance) block_[i] = floor_[i] = kNoChance;

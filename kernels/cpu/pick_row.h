@@ -4,6 +4,7 @@
 #include <limits>
 #include <span>
 
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/pick_kernels.h"
 #include "kernels/pick.h"
 
@@ -12,12 +13,20 @@ namespace convoke::cpu {
 inline constexpr float kNoChance = -std::numeric_limits<float>::infinity();
 inline constexpr float kLowestScore = std::numeric_limits<float>::lowest();
 
-/// One row of logits over tokens [first_token, first_token + columns).
+/// The path's loops. AVX-512 and AMX machines share them: there is no matrix product in a pick.
+const PickKernels& pick_kernels(Isa isa);
+
+/// One row of logits over tokens [first_token, first_token + columns), or over `tokens`.
 struct LogitRow {
   const float* logits = nullptr;
   int64_t columns = 0;
   int32_t first_token = 0;
   std::span<const LogitEdit> edits;  ///< of the whole vocabulary, sorted
+  std::span<const int32_t> tokens;   ///< [columns] ascending, or empty
+
+  int32_t token(int64_t column) const {
+    return tokens.empty() ? first_token + int32_t(column) : tokens[size_t(column)];
+  }
 };
 
 /// Columns of a row in whole blocks, as the kernels want them.
@@ -27,6 +36,7 @@ struct BlockRun {
   int64_t columns;     ///< multiple of kPickBlock; more than the row holds if padded
   int64_t begin;       ///< column of the row
   bool padded;
+  const int32_t* tokens;  ///< [columns] when the row names its tokens, else null
 };
 
 /// Cuts columns [begin, end) of a row into runs: long ones straight from the logits, single blocks
@@ -39,6 +49,7 @@ class BlockRuns {
   bool next(BlockRun& run);
 
  private:
+  int64_t next_edited_column();
   void copy_block();
 
   const LogitRow& row_;
@@ -47,6 +58,7 @@ class BlockRuns {
   std::span<const LogitEdit>::iterator edit_;
   alignas(64) float block_[kPickBlock];
   alignas(64) float floor_[kPickBlock];
+  alignas(64) int32_t tokens_[kPickBlock];
 };
 
 /// Floors of a whole block: every token may be picked, or none that is not already above -infinity.

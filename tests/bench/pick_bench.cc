@@ -64,6 +64,36 @@ void run(benchmark::State& state, const Setting& setting) {
   state.SetLabel(std::string(cpu::isa_name(isa)));
 }
 
+/// A ranking of `count` tokens per row; every fourth token of a vocabulary four times as large if
+/// `reduced`.
+void run_rank(benchmark::State& state, float temperature, int count, bool reduced, bool flat) {
+  const int64_t rows = state.range(0), vocabulary = state.range(1);
+  const auto isa = cpu::Isa(state.range(2));
+  if (isa > cpu::best_isa()) {
+    state.SkipWithError("not on this machine");
+    return;
+  }
+  std::vector<float> logits = make_logits(rows * vocabulary, vocabulary, flat);
+  std::vector<int32_t> tokens;
+  for (int64_t c = 0; reduced && c < vocabulary; ++c) tokens.push_back(int32_t(4 * c + 1));
+  std::vector<PickRow> params(static_cast<size_t>(rows));
+  std::vector<RankedToken> ranked(params.size() * size_t(count));
+  const RankArgs args{
+      .logits = TensorView::matrix(logits.data(), DType::kFloat32, rows, vocabulary),
+      .tokens = tokens,
+      .params = params,
+      .count = count,
+      .ranked = ranked};
+  cpu::Team team(1);
+  int64_t position = 0;
+  for (auto _ : state) {
+    for (PickRow& p : params) p.temperature = temperature, p.position = position++;
+    team.run([&](cpu::CpuStream& stream) { cpu::rank(stream, isa, args); });
+  }
+  state.SetItemsProcessed(int64_t(state.iterations()) * rows * vocabulary);
+  state.SetLabel(std::string(cpu::isa_name(isa)));
+}
+
 void shapes(benchmark::internal::Benchmark* benchmark) {
   for (int isa = 0; isa <= int(cpu::Isa::kAvx512Bf16); ++isa) {
     benchmark->Args({32, 4096, isa})->Args({1, 131072, isa});
@@ -78,6 +108,10 @@ BENCHMARK_CAPTURE(run, top_p, Setting{0.8f, 0, 0.95f, -1, false})->Apply(shapes)
 BENCHMARK_CAPTURE(run, top_p_flat, Setting{0.8f, 0, 0.95f, -1, true})->Apply(shapes);
 BENCHMARK_CAPTURE(run, top_k_top_p, Setting{0.8f, 50, 0.95f, -1, false})->Apply(shapes);
 BENCHMARK_CAPTURE(run, greedy_logprobs, Setting{0, 0, 1, 20, false})->Apply(shapes);
+BENCHMARK_CAPTURE(run_rank, greedy_10, 0.0f, 10, false, false)->Apply(shapes);
+BENCHMARK_CAPTURE(run_rank, sample_10, 0.8f, 10, false, false)->Apply(shapes);
+BENCHMARK_CAPTURE(run_rank, sample_flat_64, 0.8f, 64, false, true)->Apply(shapes);
+BENCHMARK_CAPTURE(run_rank, sample_reduced_10, 0.8f, 10, true, false)->Apply(shapes);
 
 }  // namespace
 
