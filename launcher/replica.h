@@ -8,6 +8,8 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/engine.h"
 #include "parallel/communicator.h"
+#include "runtime/draft_needs.h"
+#include "runtime/lookahead_table.h"
 #include "runtime/model_config.h"
 #include "runtime/model_files/tensor_source.h"
 #include "runtime/scheduler.h"
@@ -25,6 +27,8 @@ struct ReplicaSetup {
   std::shared_ptr<const TensorSource> source;
   DType dtype = DType::kBFloat16;
   cpu::Isa isa = cpu::Isa::kPortable;
+  DraftNeeds needs;
+  LookaheadTable lookahead;  ///< empty unless the drafter names look-ahead embeddings
   int tp = 1;
   int threads = 1;  ///< per shard, on this host
   int max_model_len = 0;

@@ -1,10 +1,13 @@
 #include "runtime/picker.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <limits>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "parallel/shared_region.h"
 #include "runtime/sampling_params.h"
 
 namespace convoke {
@@ -36,28 +39,51 @@ std::span<std::byte> writable_bytes_of(T* data, size_t count) {
   return {reinterpret_cast<std::byte*>(data), count * sizeof(T)};
 }
 
+/// The best of the ranks' rankings, which lie `stride` apart. Slices ascend with the rank, so among
+/// equal scores the lower rank has the lower token.
+void merge_rankings(const RankedToken* first, size_t stride, int ranks,
+                    std::span<RankedToken> merged) {
+  std::array<size_t, kMaxRanks> next{};  // of each rank, the first entry not yet taken
+  for (RankedToken& out : merged) {
+    int best = -1;
+    for (int r = 0; r < ranks; ++r) {
+      const RankedToken& head = first[size_t(r) * stride + next[size_t(r)]];
+      if (head.token < 0) continue;
+      if (best < 0 || head.score > first[size_t(best) * stride + next[size_t(best)]].score)
+        best = r;
+    }
+    out = best < 0 ? RankedToken{-std::numeric_limits<float>::infinity(), -1}
+                   : first[size_t(best) * stride + next[size_t(best)]++];
+  }
+}
+
 }  // namespace
 
 int64_t gather_capacity(int vocabulary, int tp) {
   const int64_t slice = widest_slice(vocabulary, tp) * int64_t(sizeof(float));
   const int64_t choice = int64_t(sizeof(Pick) + (1 + kMaxLogprobs) * sizeof(TokenLogprob));
-  return kLogitRows * std::max(slice, choice);
+  const int64_t ranking = kMaxRanked * int64_t(sizeof(RankedToken));
+  return kLogitRows * std::max({slice, choice, ranking});
 }
 
 Picker::Picker(Backend& backend, Communicator& communicator, const ShardPlan& plan, int vocabulary,
-               int max_rows)
+               int max_rows, int rank_count)
     : backend_(backend),
       communicator_(communicator),
       plan_(plan),
       vocabulary_(vocabulary),
-      slice_width_(widest_slice(vocabulary, plan.tp)) {
+      slice_width_(widest_slice(vocabulary, plan.tp)),
+      rank_count_(size_t(rank_count)) {
+  CONVOKE_CHECK(rank_count >= 0 && rank_count <= kMaxRanked);
   for (Group* group : {&plain_, &filtered_}) {
     group->requests.reserve(size_t(max_rows));
     group->rows.reserve(size_t(max_rows));
     group->params.reserve(size_t(max_rows));
     group->picks.reserve(size_t(max_rows));
+    group->rankings.reserve(size_t(max_rows) * rank_count_);
   }
   bids_.resize(size_t(plan.tp) * kLogitRows);
+  if (plan.tp > 1) gathered_rankings_.resize(size_t(plan.tp) * kLogitRows * rank_count_);
   edits_.reserve(kUsualEdits);
 }
 
@@ -79,6 +105,12 @@ void Picker::add(const PickRequest& request) {
 
 void Picker::end() {
   for (Group* group : {&plain_, &filtered_}) {
+    // Rows to be ranked first, so that they are one range.
+    const auto rest =
+        std::partition(group->requests.begin(), group->requests.end(),
+                       [](const PickRequest& request) { return request.ranked != nullptr; });
+    group->ranked_rows = size_t(rest - group->requests.begin());
+    group->rankings.resize(group->ranked_rows * rank_count_);
     for (const PickRequest& request : group->requests) {
       group->rows.push_back(request.row);
       group->params.push_back(request.params);
@@ -105,13 +137,17 @@ void Picker::end() {
 void Picker::run(Stream& stream, Transformer& transformer) {
   for (size_t begin = 0; begin < plain_.rows.size(); begin += kLogitRows) {
     const size_t count = std::min<size_t>(kLogitRows, plain_.rows.size() - begin);
-    bid(stream, transformer.logits(stream, std::span(plain_.rows).subspan(begin, count)), begin,
-        count);
+    const TensorView logits =
+        transformer.logits(stream, std::span(plain_.rows).subspan(begin, count));
+    rank(stream, plain_, logits, begin, count);
+    bid(stream, logits, begin, count);
   }
   for (size_t begin = 0; begin < filtered_.rows.size(); begin += kLogitRows) {
     const size_t count = std::min<size_t>(kLogitRows, filtered_.rows.size() - begin);
-    pick_whole(stream, transformer.logits(stream, std::span(filtered_.rows).subspan(begin, count)),
-               begin, count);
+    const TensorView logits =
+        transformer.logits(stream, std::span(filtered_.rows).subspan(begin, count));
+    rank(stream, filtered_, logits, begin, count);
+    pick_whole(stream, logits, begin, count);
   }
 }
 
@@ -136,6 +172,30 @@ void Picker::bid(Stream& stream, const TensorView& logits, size_t begin, size_t 
       }
       picks[i] = best;
     }
+  }
+  self.barrier();
+}
+
+void Picker::rank(Stream& stream, Group& group, const TensorView& logits, size_t begin,
+                  size_t count) {
+  if (begin >= group.ranked_rows || rank_count_ == 0) return;
+  const size_t rows = std::min(count, group.ranked_rows - begin);
+  const std::span<RankedToken> rankings =
+      std::span(group.rankings).subspan(begin * rank_count_, rows * rank_count_);
+  backend_.rank(stream, {.logits = logits.row_range(0, int64_t(rows)),
+                         .first_token = int32_t(plan_.vocabulary.begin),
+                         .params = std::span(group.params).subspan(begin, rows),
+                         .count = int(rank_count_),
+                         .ranked = rankings});
+  if (plan_.tp == 1) return;
+  communicator_.all_gather(
+      stream, bytes_of(rankings.data(), rankings.size()),
+      writable_bytes_of(gathered_rankings_.data(), rankings.size() * size_t(plan_.tp)));
+  cpu::CpuStream& self = cpu::cpu_stream(stream);
+  for (size_t i = size_t(self.index()); i < rows; i += size_t(self.count())) {
+    const auto first = gathered_rankings_.begin() + ptrdiff_t(i * rank_count_);
+    merge_rankings(&*first, rankings.size(), plan_.tp,
+                   rankings.subspan(i * rank_count_, rank_count_));
   }
   self.barrier();
 }
@@ -202,6 +262,12 @@ void Picker::pick_whole(Stream& stream, const TensorView& logits, size_t begin, 
 }
 
 void Picker::deliver() {
+  for (Group* group : {&plain_, &filtered_}) {
+    for (size_t i = 0; i < group->ranked_rows; ++i) {
+      const auto first = group->rankings.begin() + ptrdiff_t(i * rank_count_);
+      group->requests[i].ranked->assign(first, first + ptrdiff_t(rank_count_));
+    }
+  }
   for (size_t i = 0; i < plain_.requests.size(); ++i) *plain_.requests[i].pick = plain_.picks[i];
   for (size_t i = 0; i < filtered_.requests.size(); ++i) {
     const PickRequest& request = filtered_.requests[i];

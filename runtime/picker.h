@@ -3,7 +3,8 @@
 // Plain rows (no filters, no log-probabilities): every rank bids for its slice, bids are gathered,
 // the best wins. Other rows need the whole distribution: their logits are gathered, each rank
 // processes its share of the rows, and the picks are gathered. Which way a row goes depends on its
-// own parameters only, and both give the same bits.
+// own parameters only, and both give the same bits. Rankings for drafting have no filters: every
+// rank ranks its slice, and the best of all are kept.
 #pragma once
 
 #include <cstdint>
@@ -25,12 +26,14 @@ struct PickRequest {
   size_t edits_begin = 0, edits_end = 0;
   Pick* pick = nullptr;                           ///< out
   std::vector<TokenLogprob>* logprobs = nullptr;  ///< out; resized to 1 + params.logprobs, or null
+  std::vector<RankedToken>* ranked = nullptr;  ///< out; resized to the picker's rank_count, or null
 };
 
 class Picker {
  public:
+  /// `rank_count`: tokens of a ranking, 0 to kMaxRanked.
   Picker(Backend& backend, Communicator& communicator, const ShardPlan& plan, int vocabulary,
-         int max_rows);
+         int max_rows, int rank_count = 0);
 
   /// Collects the requests of a step (leader only, outside of programs).
   void begin();
@@ -49,8 +52,11 @@ class Picker {
     std::vector<int32_t> rows;
     std::vector<PickRow> params;
     std::vector<Pick> picks;
+    size_t ranked_rows = 0;             ///< the first so many want a ranking
+    std::vector<RankedToken> rankings;  ///< [ranked_rows][rank_count]
   };
   void bid(Stream& stream, const TensorView& logits, size_t begin, size_t count);
+  void rank(Stream& stream, Group& group, const TensorView& logits, size_t begin, size_t count);
   void pick_whole(Stream& stream, const TensorView& logits, size_t begin, size_t count);
   TensorView gather_rows(Stream& stream, const TensorView& logits, size_t count);
 
@@ -61,8 +67,10 @@ class Picker {
   int64_t slice_width_;  ///< of the widest rank: gathered slices are padded to it
   Group plain_, filtered_;
   std::vector<LogitEdit> edits_;
-  std::vector<Pick> bids_;              ///< [tp * kLogitRows]
-  std::vector<TokenLogprob> logprobs_;  ///< [max filtered rows][1 + max_logprobs_]
+  size_t rank_count_;
+  std::vector<RankedToken> gathered_rankings_;  ///< [tp][kLogitRows][rank_count]
+  std::vector<Pick> bids_;                      ///< [tp * kLogitRows]
+  std::vector<TokenLogprob> logprobs_;          ///< [max filtered rows][1 + max_logprobs_]
   std::vector<TokenLogprob> gathered_logprobs_;
   int max_logprobs_ = -1;             ///< the most that a row of this step asks for
   std::unique_ptr<Buffer> gathered_;  ///< [tp][kLogitRows][slice_width_] float32; made on demand

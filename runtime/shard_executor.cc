@@ -17,7 +17,8 @@ ShardExecutor::ShardExecutor(Backend& backend, Communicator& communicator,
               .head_dim = config.head_dim,
               .dtype = weights.lm_head->activation_dtype()},
              limits.kv_blocks),
-      picker_(backend, communicator, plan, config.vocabulary, limits.max_rows),
+      picker_(backend, communicator, plan, config.vocabulary, limits.max_rows,
+              limits.probe_candidates),
       places_(size_t(limits.max_sequences)) {
   const auto rows = size_t(limits.max_rows);
   for (auto* list : {&tokens_, &sequence_, &position_, &slot_, &context_, &path_slots_}) {
@@ -117,15 +118,22 @@ void ShardExecutor::lay_out_sequence(const SequenceRows& rows, Place& place, int
   const bool wanted = rows.pick || !rows.tree.empty();
   const size_t count = wanted ? size_t(1 + rows.tree.size()) : 0;
   picks.picks.resize(count);
-  picks.logprobs.resize(place.sampling.logprobs >= 0 ? count : 0);
+  // Lists of lists are never made shorter, so that the inner ones keep their memory.
+  if (place.sampling.logprobs < 0) picks.logprobs.clear();
+  if (place.sampling.logprobs >= 0 && picks.logprobs.size() < count) picks.logprobs.resize(count);
+  const bool ranks = limits_.probe_candidates > 0;
+  if (ranks && picks.ranked.size() < count) picks.ranked.resize(count);
+  for (std::vector<RankedToken>& ranked : picks.ranked) ranked.clear();
   for (size_t i = 0; i < count; ++i) {
+    const bool probe = i > 0 && rows.tree.nodes[i - 1].probe;
     const int row = first_row + chain - 1 + int(i);
     path_tokens_.clear();
     for (int n = int(i) - 1; n >= 0; n = rows.tree.nodes[size_t(n)].parent) {
       path_tokens_.insert(path_tokens_.begin(), rows.tree.nodes[size_t(n)].token);
     }
     request_pick(place, row, position_[size_t(row)] + 1, path_tokens_, &picks.picks[i],
-                 picks.logprobs.empty() ? nullptr : &picks.logprobs[i]);
+                 picks.logprobs.empty() ? nullptr : &picks.logprobs[i],
+                 ranks && probe ? &picks.ranked[i] : nullptr);
   }
 }
 
@@ -174,7 +182,8 @@ void ShardExecutor::add_tree_row(const SequenceRows& rows, int node, int first_r
 
 void ShardExecutor::request_pick(Place& place, int row, int64_t position,
                                  std::span<const int32_t> path, Pick* pick,
-                                 std::vector<TokenLogprob>* logprobs) {
+                                 std::vector<TokenLogprob>* logprobs,
+                                 std::vector<RankedToken>* ranked) {
   const SamplingParams& sampling = place.sampling;
   std::vector<LogitEdit>& storage = picker_.edit_storage();
   const size_t begin = storage.size();
@@ -192,7 +201,8 @@ void ShardExecutor::request_pick(Place& place, int row, int64_t position,
                .edits_begin = begin,
                .edits_end = storage.size(),
                .pick = pick,
-               .logprobs = logprobs});
+               .logprobs = logprobs,
+               .ranked = ranked});
 }
 
 }  // namespace convoke

@@ -22,6 +22,7 @@ struct ShardLimits {
   int max_rows = 512;       ///< of one step
   int max_positions = 512;  ///< of one sequence, tree rows included
   int32_t kv_blocks = 0;
+  int probe_candidates = 0;  ///< ranked tokens per probe row (DraftNeeds)
 };
 
 class ShardExecutor {
@@ -53,7 +54,8 @@ class ShardExecutor {
   void add_chain_row(int32_t token, int32_t position, int index);
   void add_tree_row(const SequenceRows& rows, int node, int first_row, int index);
   void request_pick(Place& place, int row, int64_t position, std::span<const int32_t> path,
-                    Pick* pick, std::vector<TokenLogprob>* logprobs);
+                    Pick* pick, std::vector<TokenLogprob>* logprobs,
+                    std::vector<RankedToken>* ranked);
 
   Backend& backend_;
   const ShardLimits limits_;

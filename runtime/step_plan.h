@@ -57,9 +57,10 @@ struct StepPlan {
 /// Picks of one sequence: [0] after the chain, [1 + i] after node i. Empty when nothing was asked.
 struct SequencePicks {
   std::vector<Pick> picks;
-  /// [picks][1 + logprobs]: empty unless the request asks.
+  /// [picks or more][1 + logprobs]: empty unless the request asks.
   std::vector<std::vector<TokenLogprob>> logprobs;
-  /// [picks]: rankings after probe nodes, empty for other rows and unless probes are ranked.
+  /// Parallel to `picks`, maybe longer: rankings after probe nodes, empty for other rows. Without
+  /// an entry unless probes are ranked.
   std::vector<std::vector<RankedToken>> ranked;
   int32_t first_row = 0;  ///< of the sequence's rows in the pass: its chain, then its tree
 };

@@ -77,13 +77,16 @@ void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
   const TensorView x = x_.row_range(0, rows);
 
   if (plan_.tp == 1) {
-    backend_.embed(stream, {.tokens = tokens, .table = weights_.embedding, .x = x});
+    backend_.embed(
+        stream,
+        {.tokens = tokens, .table = weights_.embedding, .lookahead = weights_.lookahead, .x = x});
   } else {
     // Each rank embeds the tokens of its vocabulary slice, and zeros for the rest. The sum over
     // ranks is exact, so it does not matter that it goes by way of an accumulation.
     backend_.embed(stream, {.tokens = tokens,
                             .table = weights_.embedding,
                             .first_token = int32_t(plan_.vocabulary.begin),
+                            .lookahead = weights_.lookahead,
                             .x = partial(rows)});
     backend_.fill_zero(stream, x);
     reduce_into_residual(stream, {}, rows);

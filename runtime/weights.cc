@@ -119,6 +119,18 @@ void prepare_rope(ModelWeights& weights, const ModelConfig& config, int position
 
 }  // namespace
 
+void ModelWeights::set_lookahead(Backend& backend, const LookaheadTable& table, int rank) {
+  const size_t bytes = table.values.size() * sizeof(float);
+  lookahead_memory = backend.allocate(bytes);
+  if (rank == 0) {
+    std::memcpy(lookahead_memory->data(), table.values.data(), bytes);
+  } else {
+    std::memset(lookahead_memory->data(), 0, bytes);
+  }
+  lookahead =
+      TensorView::matrix(lookahead_memory->data(), DType::kFloat32, table.count, table.hidden);
+}
+
 int64_t ModelWeights::bytes_per_pass() const {
   int64_t bytes = int64_t(lm_head->bytes());
   for (const LayerWeights& l : layers) {

@@ -30,8 +30,9 @@ namespace {
 class DecodeLoop : public ::testing::TestWithParam<SamplingParams> {};
 
 TEST_P(DecodeLoop, AllocatesNothing) {
-  testing::TestReplica replica(CONVOKE_SOURCE_DIR "/tests/golden/models/llama-gqa-bf16",
-                               {.threads = 2, .max_sequences = 2});
+  testing::TestReplica replica(
+      CONVOKE_SOURCE_DIR "/tests/golden/models/llama-gqa-bf16",
+      {.threads = 2, .max_sequences = 2, .probe_candidates = 4, .lookahead_tokens = {3, 4}});
   ShardExecutor& executor = replica.executor(0);
   StepPlan plan;
   StepResult result;
@@ -45,7 +46,9 @@ TEST_P(DecodeLoop, AllocatesNothing) {
   rows.new_blocks.clear();
   rows.context = 4;
   rows.chain = {result.sequences[0].picks[0].token};
-  rows.tree.nodes = {{-1, 5, false}, {-1, 6, false}, {0, 7, false}, {2, 8, true}};
+  rows.tree.nodes = {{-1, 5, false}, {-1, 6, false}, {0, 7, false},
+                     {2, 8, true},   {3, -1, true},  {0, -2, true}};
+  const DraftTree whole = rows.tree;
 
   int64_t counted = 0;
   for (int step = 0; step < 40; ++step) {
@@ -55,6 +58,10 @@ TEST_P(DecodeLoop, AllocatesNothing) {
     if (step >= 3) counted += allocations.load() - before;
     rows.chain[0] = result.sequences[0].picks[0].token;
     rows.context += 1;
+    // Trees of different sizes, so that rows are probes and candidates by turns.
+    rows.tree = whole;
+    if (step % 3 == 1) std::swap(rows.tree.nodes[1], rows.tree.nodes[5]);
+    if (step % 4 == 2) rows.tree.nodes.resize(4);
     // Now and then a path is committed, so that keys and values move.
     rows.commit.clear();
     if (step % 10 == 4) {

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "kernels/dtype_convert.h"
 
 namespace convoke::testing {
 
@@ -28,6 +29,8 @@ TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape&
   options.kv_cache_tokens = shape.kv_cache_tokens;
   options.drafter.limits.max_nodes = 32;
   setup_ = prepare_replica(options, shape.tp, shape.tp);
+  setup_.needs.probe_candidates = shape.probe_candidates;
+  set_lookahead(shape.lookahead_tokens);
   auto communicators = make_thread_communicators(shape.tp, setup_.communicator_options());
   ranks_.resize(size_t(shape.tp));
   std::vector<std::jthread> loading;
@@ -39,6 +42,22 @@ TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape&
 }
 
 TestReplica::~TestReplica() = default;
+
+void TestReplica::set_lookahead(const std::vector<int32_t>& tokens) {
+  if (tokens.empty()) return;
+  const TensorView table = setup_.source->tensor("model.embed_tokens.weight");
+  LookaheadTable& lookahead = setup_.lookahead;
+  lookahead.count = setup_.needs.lookahead_count = int(tokens.size());
+  lookahead.hidden = setup_.config.hidden;
+  for (int32_t token : tokens) {
+    for (int64_t c = 0; c < table.cols; ++c) {
+      const uint16_t bits = table.row<uint16_t>(token)[c];
+      lookahead.values.push_back(table.dtype == DType::kFloat32    ? table.row<float>(token)[c]
+                                 : table.dtype == DType::kBFloat16 ? bf16_to_float(bits)
+                                                                   : fp16_to_float(bits));
+    }
+  }
+}
 
 void TestReplica::on_all_ranks(const std::function<void(Rank&)>& work) {
   std::vector<std::jthread> others;

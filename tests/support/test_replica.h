@@ -23,6 +23,9 @@ struct ReplicaShape {
   int max_rows = 512;
   int prompt_chunk = 0;
   int64_t kv_cache_tokens = 0;
+  int probe_candidates = 0;
+  /// Look-ahead embedding i is that of this vocabulary token.
+  std::vector<int32_t> lookahead_tokens;
 };
 
 /// What a request produced; equal outcomes are equal to the bit.
@@ -62,6 +65,7 @@ class TestReplica {
 
  private:
   struct Rank;
+  void set_lookahead(const std::vector<int32_t>& tokens);
   void on_all_ranks(const std::function<void(Rank&)>& work);
 
   ReplicaSetup setup_;
