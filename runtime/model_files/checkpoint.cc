@@ -7,26 +7,17 @@
 
 #include "runtime/model_files/json_file.h"
 #include "runtime/model_files/mapped_file.h"
+#include "runtime/model_files/mapped_view.h"
 #include "runtime/model_files/safetensors.h"
+#include "runtime/model_files/weight_index.h"
 
 namespace convoke {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxIndexBytes = size_t{256} << 20;
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-
-/// A gap between the rows of a slice that is worth skipping: system readahead is of this order.
-constexpr size_t kSparseGapBytes = size_t{128} << 10;
-
-TensorView view_of(const SafetensorsEntry& entry, const std::byte* data) {
-  int64_t rows = 1;
-  for (size_t i = 0; i + 1 < entry.shape.size(); ++i) rows *= entry.shape[i];
-  const int64_t cols = entry.shape.empty() ? 1 : entry.shape.back();
-  return TensorView::matrix(const_cast<std::byte*>(data), entry.dtype, rows, cols);
-}
 
 class Checkpoint final : public TensorSource {
  public:
@@ -75,30 +66,18 @@ class Checkpoint final : public TensorSource {
     const Tensor& tensor = tensors_[found->second];
     const std::byte* data = files_[tensor.file].map.bytes().data() + tensor.entry.begin;
     if (reinterpret_cast<uintptr_t>(data) % dtype_size(tensor.entry.dtype) == 0) {
-      return view_of(tensor.entry, data);
+      return view_of_shape(tensor.entry.shape, tensor.entry.dtype, data);
     }
-    return view_of(tensor.entry, aligned_copy(name, tensor.entry, data));
+    return view_of_shape(tensor.entry.shape, tensor.entry.dtype,
+                         aligned_copy(name, tensor.entry, data));
   }
 
   void will_need(const TensorView& view) const override {
-    const size_t row_bytes = static_cast<size_t>(view.cols) * dtype_size(view.dtype);
-    const size_t gap = static_cast<size_t>(view.row_stride - view.cols) * dtype_size(view.dtype);
-    const MappedFile* map = map_of(view);
-    if (map == nullptr) return;
-    if (gap < kSparseGapBytes) {
-      map->advise(first_byte(view), extent_bytes(view), MappedFile::Advice::kWillNeed);
-      return;
-    }
-    map->advise(first_byte(view), extent_bytes(view), MappedFile::Advice::kSparse);
-    for (int64_t r = 0; r < view.rows; ++r) {
-      map->advise(view.row<std::byte>(r), row_bytes, MappedFile::Advice::kWillNeed);
-    }
+    if (const MappedFile* map = map_of(view)) advise_will_need(*map, view);
   }
 
   void done_with(const TensorView& view) const override {
-    const MappedFile* map = map_of(view);
-    if (map == nullptr) return;
-    map->advise(first_byte(view), extent_bytes(view), MappedFile::Advice::kDone);
+    if (const MappedFile* map = map_of(view)) advise_done(*map, view);
   }
 
   std::string describe() const override { return directory_; }
@@ -113,23 +92,10 @@ class Checkpoint final : public TensorSource {
     size_t file;
   };
 
-  static const std::byte* first_byte(const TensorView& view) {
-    return static_cast<const std::byte*>(view.data);
-  }
-
-  /// From the first byte of the first row to the last byte of the last.
-  static size_t extent_bytes(const TensorView& view) {
-    const int64_t elements = view.rows == 0 ? 0 : (view.rows - 1) * view.row_stride + view.cols;
-    return static_cast<size_t>(elements) * dtype_size(view.dtype);
-  }
-
   /// nullptr for an empty view and for the copy of a misaligned tensor.
   const MappedFile* map_of(const TensorView& view) const {
-    if (view.rows == 0 || view.cols == 0) return nullptr;
     for (const File& file : files_) {
-      const auto bytes = file.map.bytes();
-      const std::byte* data = first_byte(view);
-      if (data >= bytes.data() && data < bytes.data() + bytes.size()) return &file.map;
+      if (holds(file.map, view)) return &file.map;
     }
     return nullptr;
   }
@@ -179,48 +145,17 @@ std::string nothing_found(const fs::path& directory) {
                      hint);
 }
 
-/// An index names files beside it; anything else could make us read any file of the machine.
-bool stays_inside(const std::string& name) {
-  const fs::path path(name);
-  if (name.empty() || name.find('\0') != std::string::npos || path.is_absolute()) return false;
-  for (const auto& part : path) {
-    if (part == ".." || part.empty()) return false;
-  }
-  return true;
-}
-
-/// weight_map of an index: file -> the tensors said to be in it.
-using WeightMap = std::map<std::string, std::vector<std::string>>;
-
-WeightMap read_index(const fs::path& path, std::vector<Error>& problems) {
-  const std::string file = path.string();
-  const auto problem = [&](std::string text) {
-    problems.emplace_back(ErrorKind::kModel, file + ": " + std::move(text));
-  };
-  const nlohmann::json index = parse_json(read_text_file(path, kMaxIndexBytes), file);
-  WeightMap files;
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-    problem("must have an object 'weight_map' from tensor to file");
-    return files;
-  }
-  for (const auto& [tensor, value] : index["weight_map"].items()) {
-    if (!value.is_string()) {
-      problem(fmt::format("tensor '{}': must name a file, is {}", tensor, shown(value)));
-    } else if (!stays_inside(value.get_ref<const std::string&>())) {
-      problem(fmt::format("tensor '{}': {} is not the name of a file in this directory", tensor,
-                          shown(value)));
-    } else {
-      files[value.get<std::string>()].push_back(tensor);
-    }
-  }
-  if (files.empty() && problems.empty()) problem("its 'weight_map' names no tensor");
-  return files;
-}
-
 /// Opens the files of `weights` and compares their tensors with what it says.
 class Scanner {
  public:
   Scanner(const fs::path& directory, CheckpointScan& scan) : directory_(directory), scan_(scan) {}
+
+  /// One file that is there by this name.
+  void run_file(const std::string& name) {
+    auto checkpoint = std::make_unique<Checkpoint>((directory_ / name).string());
+    open_file(*checkpoint, name);
+    scan_.source = std::move(checkpoint);
+  }
 
   void run() {
     auto checkpoint = std::make_unique<Checkpoint>(directory_.string());
@@ -238,7 +173,7 @@ class Scanner {
   void open_index(Checkpoint& checkpoint) {
     WeightMap weights;
     try {
-      weights = read_index(directory_ / kIndexFile, scan_.problems);
+      weights = read_weight_index(directory_ / kIndexFile, scan_.problems);
     } catch (const Error& error) {
       scan_.problems.push_back(error);
     }
@@ -277,6 +212,14 @@ class Scanner {
   CheckpointScan& scan_;
 };
 
+std::unique_ptr<TensorSource> source_or_throw(CheckpointScan scan) {
+  if (scan.problems.size() == 1) throw Error(scan.problems.front());
+  std::vector<std::string> problems;
+  for (const Error& problem : scan.problems) problems.emplace_back(problem.what());
+  throw_problems(problems);
+  return std::move(scan.source);
+}
+
 }  // namespace
 
 CheckpointScan scan_checkpoint(const fs::path& directory) {
@@ -286,12 +229,14 @@ CheckpointScan scan_checkpoint(const fs::path& directory) {
 }
 
 std::unique_ptr<TensorSource> open_checkpoint(const fs::path& directory) {
-  CheckpointScan scan = scan_checkpoint(directory);
-  if (scan.problems.size() == 1) throw Error(scan.problems.front());
-  std::vector<std::string> problems;
-  for (const Error& problem : scan.problems) problems.emplace_back(problem.what());
-  throw_problems(problems);
-  return std::move(scan.source);
+  return source_or_throw(scan_checkpoint(directory));
+}
+
+std::unique_ptr<TensorSource> open_safetensors_file(const fs::path& file) {
+  CheckpointScan scan;
+  const fs::path directory = file.parent_path();
+  Scanner(directory, scan).run_file(file.filename().string());
+  return source_or_throw(std::move(scan));
 }
 
 }  // namespace convoke

@@ -47,6 +47,16 @@ class TensorSource {
 /// dtype is copied when asked for.
 std::unique_ptr<TensorSource> open_checkpoint(const std::filesystem::path& directory);
 
+/// The same for one safetensors file of any name.
+std::unique_ptr<TensorSource> open_safetensors_file(const std::filesystem::path& file);
+
+/// The elements of an int64 or bool tensor, in C order; what the tables of a drafter are made of
+/// (EAGLE-3's `d2t` and `t2d`). A view of the source serves too: an element is then an int64_t, or
+/// a byte that should be 0 or 1 and must be read as uint8_t. Throw Error(kModel) naming file and
+/// tensor if it is missing, of another dtype, or a bool is neither 0 nor 1.
+std::vector<int64_t> int64_values(const TensorSource& source, const std::string& name);
+std::vector<bool> bool_values(const TensorSource& source, const std::string& name);
+
 /// Random weights from config.json alone (--load-format dummy), for performance work: the same
 /// numbers for a name, shape, dtype and seed on every rank and machine. Roughly normal with
 /// standard deviation 1 / sqrt(columns); norm weights lie near 1, biases near 0. Tensors are made

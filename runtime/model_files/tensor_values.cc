@@ -1,0 +1,43 @@
+#include "runtime/model_files/tensor_source.h"
+
+namespace convoke {
+namespace {
+
+TensorView checked_view(const TensorSource& source, const std::string& name, DType dtype) {
+  const TensorView view = source.tensor(name);
+  if (view.dtype != dtype) {
+    throw_error(ErrorKind::kModel, "{}: tensor '{}' has dtype {}; it must be {}", source.describe(),
+                name, dtype_name(view.dtype), dtype_name(dtype));
+  }
+  return view;
+}
+
+}  // namespace
+
+std::vector<int64_t> int64_values(const TensorSource& source, const std::string& name) {
+  const TensorView view = checked_view(source, name, DType::kInt64);
+  std::vector<int64_t> values;
+  for (int64_t r = 0; r < view.rows; ++r) {
+    const auto* row = view.row<int64_t>(r);
+    values.insert(values.end(), row, row + view.cols);
+  }
+  return values;
+}
+
+std::vector<bool> bool_values(const TensorSource& source, const std::string& name) {
+  const TensorView view = checked_view(source, name, DType::kBool);
+  std::vector<bool> values;
+  for (int64_t r = 0; r < view.rows; ++r) {
+    const auto* row = view.row<uint8_t>(r);
+    for (int64_t c = 0; c < view.cols; ++c) {
+      if (row[c] > 1) {
+        throw_error(ErrorKind::kModel, "{}: tensor '{}': element {} of a bool tensor is {}",
+                    source.describe(), name, r * view.cols + c, row[c]);
+      }
+      values.push_back(row[c] != 0);
+    }
+  }
+  return values;
+}
+
+}  // namespace convoke
