@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "runtime/model_files/json_file.h"
+#include "runtime/model_files/shown_text.h"
 #include "runtime/model_files/torch_archive.h"
 #include "runtime/model_files/weight_index.h"
 
@@ -67,12 +68,12 @@ class ShardedSource final : public TensorSource {
       const auto [place, is_new] = shard_of_.try_emplace(info.name, shard.get());
       if (is_new) continue;
       problems.push_back(fmt::format("{}: tensor {} is in {} too", file.string(),
-                                     shown(nlohmann::json(info.name)), place->second->describe()));
+                                     shown_text(info.name), place->second->describe()));
     }
     for (const std::string& tensor : tensors) {
       if (shard->contains(tensor)) continue;
       problems.push_back(fmt::format("{}: tensor {} is missing, though {} says it is here",
-                                     file.string(), shown(nlohmann::json(tensor)), index_));
+                                     file.string(), shown_text(tensor), index_));
     }
     shards_.push_back(std::move(shard));
   }

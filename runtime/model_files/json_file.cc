@@ -109,8 +109,7 @@ json parse_json(std::string_view text, const std::string& file) {
 }
 
 std::string shown(const json& value) {
-  // Strings that came from elsewhere than JSON need not be UTF-8.
-  return cut(value.dump(-1, ' ', false, json::error_handler_t::replace), kShownBytes);
+  return cut(value.dump(), kShownBytes);
 }
 
 void throw_problems(const std::vector<std::string>& problems) {

@@ -2,6 +2,7 @@
 #include <array>
 
 #include "runtime/model_files/pickle_machine.h"
+#include "runtime/model_files/shown_text.h"
 
 namespace convoke {
 namespace {
@@ -56,8 +57,8 @@ void PickleMachine::refuse_global(std::string_view module, std::string_view name
   for (const RefusedGlobal& refused : kRefusedGlobals) {
     if (refused.module == module && refused.name == name) why = refused.why;
   }
-  fail("global {} of module {} is refused: {} (nothing was executed)", pickle_shown(name),
-       pickle_shown(module), why);
+  fail("global {} of module {} is refused: {} (nothing was executed)", shown_text(name),
+       shown_text(module), why);
 }
 
 void PickleMachine::push_global(std::string_view module, std::string_view name) {
@@ -89,7 +90,7 @@ void PickleMachine::persistent_load() {
   const std::string_view key = expect(parts[2], PickleKind::kText, "a storage's key").text;
   expect(parts[3], PickleKind::kText, "a storage's device");
   const int64_t elements = expect(parts[4], PickleKind::kInt, "a storage's size").number;
-  if (elements < 0) fail("storage {} has {} elements", pickle_shown(key), elements);
+  if (elements < 0) fail("storage {} has {} elements", shown_text(key), elements);
   const StorageType& known = kStorageTypes[static_cast<size_t>(type.number)];
   const auto [place, is_new] = storage_by_key_.try_emplace(key, storages_.size());
   if (is_new) {
@@ -97,7 +98,7 @@ void PickleMachine::persistent_load() {
   }
   const Storage& storage = storages_[place->second];
   if (storage.type != known.name || storage.elements != static_cast<uint64_t>(elements)) {
-    fail("storage {} is said to be {} elements of torch.{} and {} of torch.{}", pickle_shown(key),
+    fail("storage {} is said to be {} elements of torch.{} and {} of torch.{}", shown_text(key),
          storage.elements, storage.type, elements, known.name);
   }
   push(make(PickleKind::kStorage, static_cast<int64_t>(place->second)));
@@ -192,7 +193,7 @@ std::string PickleMachine::described(PickleId id) const {
     case PickleKind::kFloat:
       return "a floating-point number";
     case PickleKind::kText:
-      return "the text " + pickle_shown(it.text);
+      return "the text " + shown_text(it.text);
     case PickleKind::kTuple:
       return fmt::format("a tuple of {}", items(id).size());
     case PickleKind::kList:

@@ -5,7 +5,7 @@
 #include <bit>
 #include <iterator>
 
-#include "runtime/model_files/json_file.h"
+#include "runtime/model_files/shown_text.h"
 
 namespace convoke {
 namespace {
@@ -14,7 +14,6 @@ namespace {
 /// pickle, so that this bounds memory too.
 constexpr size_t kMaxPickleBytes = size_t{4} << 20;
 constexpr size_t kMaxLine = 256;
-constexpr size_t kShownBytes = 60;
 
 enum Opcode : uint8_t {
   kMark = '(',
@@ -112,13 +111,6 @@ bool is_utf8(std::string_view text) {
 }
 
 }  // namespace
-
-std::string pickle_shown(std::string_view text) {
-  const bool cut = text.size() > kShownBytes;
-  const std::string part(text.substr(0, kShownBytes));
-  using Handler = nlohmann::json::error_handler_t;
-  return nlohmann::json(part).dump(-1, ' ', false, Handler::replace) + (cut ? "..." : "");
-}
 
 PickleMachine::PickleMachine(std::span<const std::byte> pickle, const std::string& name)
     : pickle_(pickle), name_(name) {}
@@ -360,7 +352,7 @@ PickleId PickleMachine::make_container(PickleKind kind, std::vector<PickleId> it
 
 void PickleMachine::push_text(uint64_t size) {
   const std::string_view text = take(size);
-  if (!is_utf8(text)) fail("the text {} is not UTF-8", pickle_shown(text));
+  if (!is_utf8(text)) fail("the text {} is not UTF-8", shown_text(text));
   const PickleId id = make(PickleKind::kText);
   values_[id].text = text;
   push(id);

@@ -132,7 +132,4 @@ class PickleMachine {
   std::vector<std::optional<PickleId>> memo_;
 };
 
-/// A text for a message, quoted and cut short; need not be UTF-8.
-std::string pickle_shown(std::string_view text);
-
 }  // namespace convoke

@@ -11,7 +11,7 @@
 
 #include "runtime/model_files/mapped_file.h"
 #include "runtime/model_files/mapped_view.h"
-#include "runtime/model_files/pickle_machine.h"
+#include "runtime/model_files/shown_text.h"
 #include "runtime/model_files/torch_pickle.h"
 #include "runtime/model_files/zip_file.h"
 
@@ -154,7 +154,7 @@ class TorchSource final : public TensorSource {
       if (slash == std::string::npos || entry.name.substr(slash + 1) != kPickleEntry) continue;
       if (pickle != nullptr) {
         throw_error(ErrorKind::kModel, "{}: has both {} and {}; which are the weights?", name_,
-                    pickle_shown(pickle->name), pickle_shown(entry.name));
+                    shown_text(pickle->name), shown_text(entry.name));
       }
       pickle = &entry;
       folder_ = entry.name.substr(0, slash + 1);
@@ -187,7 +187,7 @@ class TorchSource final : public TensorSource {
     if (code != std::errc() || end != text->data() + text->size() || version < 1 ||
         version > kMostVersion) {
       throw_error(ErrorKind::kModel, "{}: format version {} is not supported (supported: 1 to {})",
-                  name_, pickle_shown(*text), kMostVersion);
+                  name_, shown_text(*text), kMostVersion);
     }
   }
 
@@ -196,7 +196,7 @@ class TorchSource final : public TensorSource {
     if (!order || *order == "little") return;
     throw_error(ErrorKind::kModel,
                 "{}: byte order {} is not supported; save it again on a little-endian machine",
-                name_, pickle_shown(*order));
+                name_, shown_text(*order));
   }
 
   void read_pickle() {
@@ -216,7 +216,7 @@ class TorchSource final : public TensorSource {
       const ZipFile::Entry* entry = zip_.find(fmt::format("{}data/{}", folder_, storage.key));
       if (entry == nullptr) {
         throw_error(ErrorKind::kModel, "{}: tensor {}: its storage {}data/{} is missing", name_,
-                    pickle_shown(tensor.name), folder_, pickle_shown(storage.key));
+                    shown_text(tensor.name), folder_, shown_text(storage.key));
       }
       uint64_t bytes = 0;
       if (__builtin_mul_overflow(storage.elements, dtype_size(storage.dtype), &bytes) ||
@@ -224,7 +224,7 @@ class TorchSource final : public TensorSource {
         throw_error(ErrorKind::kModel,
                     "{}: tensor {}: its storage {} has {} bytes, but {} elements of {} are said to "
                     "be in it",
-                    name_, pickle_shown(tensor.name), pickle_shown(entry->name), entry->size,
+                    name_, shown_text(tensor.name), shown_text(entry->name), entry->size,
                     storage.elements, dtype_name(storage.dtype));
       }
       storages_[tensor.storage] = entry;

@@ -7,8 +7,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "runtime/model_files/json_file.h"
 #include "runtime/model_files/pickle_machine.h"
+#include "runtime/model_files/shown_text.h"
 
 namespace convoke {
 namespace {
@@ -29,7 +29,7 @@ class Collector {
     std::unordered_set<std::string_view> seen;
     for (size_t i = 0; i < items.size(); i += 2) {
       const std::string_view key = machine_.value(items[i]).text;
-      if (!seen.insert(key).second) fail("tensor {}: is there twice", pickle_shown(key));
+      if (!seen.insert(key).second) fail("tensor {}: is there twice", shown_text(key));
       add(key, items[i + 1]);
     }
     return std::move(result_);
@@ -64,7 +64,7 @@ class Collector {
     for (size_t i = 0; i < items.size(); i += 2) {
       if (items[i + 1] == *inner || machine_.is_plain(items[i + 1])) continue;
       fail("beside '{}' lies {} under {}; save the weights alone: torch.save(x['{}'], file)",
-           inner_key, machine_.described(items[i + 1]), pickle_shown(machine_.value(items[i]).text),
+           inner_key, machine_.described(items[i + 1]), shown_text(machine_.value(items[i]).text),
            inner_key);
     }
     return *inner;
@@ -72,23 +72,23 @@ class Collector {
 
   void add(std::string_view key, PickleId id) {
     if (machine_.value(id).kind != PickleKind::kTensor) {
-      fail("{} is {}, not a tensor", pickle_shown(key), machine_.described(id));
+      fail("{} is {}, not a tensor", shown_text(key), machine_.described(id));
     }
     const PickleMachine::Tensor& made = machine_.tensor(id);
     const PickleMachine::Storage& storage = machine_.storage(made.storage);
     if (!storage.dtype) {
       fail("tensor {}: torch.{} is not supported (supported: Float, BFloat16, Half, Long, Bool)",
-           pickle_shown(key), storage.type);
+           shown_text(key), storage.type);
     }
     TorchTensor tensor;
     tensor.shape = extents(key, made.shape, "size");
     tensor.strides = extents(key, made.strides, "stride");
     if (tensor.shape.size() != tensor.strides.size()) {
-      fail("tensor {}: has {} sizes but {} strides", pickle_shown(key), tensor.shape.size(),
+      fail("tensor {}: has {} sizes but {} strides", shown_text(key), tensor.shape.size(),
            tensor.strides.size());
     }
     if (made.offset < 0) {
-      fail("tensor {}: storage offset {} is negative", pickle_shown(key), made.offset);
+      fail("tensor {}: storage offset {} is negative", shown_text(key), made.offset);
     }
     tensor.offset = static_cast<uint64_t>(made.offset);
     check_view(key, tensor, storage.elements);
@@ -100,18 +100,18 @@ class Collector {
   std::vector<int64_t> extents(std::string_view key, PickleId tuple, const char* what) const {
     const std::vector<PickleId>& items = machine_.items(tuple);
     if (items.size() > kMaxRank) {
-      fail("tensor {}: has {} dimensions; at most {} are supported", pickle_shown(key),
-           items.size(), kMaxRank);
+      fail("tensor {}: has {} dimensions; at most {} are supported", shown_text(key), items.size(),
+           kMaxRank);
     }
     std::vector<int64_t> numbers;
     for (const PickleId item : items) {
       const PickleValue& value = machine_.value(item);
       if (value.kind != PickleKind::kInt) {
-        fail("tensor {}: a {} is {}, not an integer", pickle_shown(key), what,
+        fail("tensor {}: a {} is {}, not an integer", shown_text(key), what,
              machine_.described(item));
       }
       if (value.number < 0) {
-        fail("tensor {}: {} {} is negative", pickle_shown(key), what, value.number);
+        fail("tensor {}: {} {} is negative", shown_text(key), what, value.number);
       }
       numbers.push_back(value.number);
     }
@@ -137,7 +137,7 @@ class Collector {
     if (overflow || outside) {
       fail(
           "tensor {}: size [{}], stride [{}] and offset {} reach out of its storage of {} elements",
-          pickle_shown(key), fmt::join(tensor.shape, ", "), fmt::join(tensor.strides, ", "),
+          shown_text(key), fmt::join(tensor.shape, ", "), fmt::join(tensor.strides, ", "),
           tensor.offset, elements);
     }
     if (!empty && count > elements) {
@@ -145,7 +145,7 @@ class Collector {
       fail(
           "tensor {}: size [{}], stride [{}] repeats the {} elements of its storage; save a "
           "contiguous() copy",
-          pickle_shown(key), fmt::join(tensor.shape, ", "), fmt::join(tensor.strides, ", "),
+          shown_text(key), fmt::join(tensor.shape, ", "), fmt::join(tensor.strides, ", "),
           elements);
     }
   }

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kernels/check.h"
-#include "runtime/model_files/pickle_machine.h"
+#include "runtime/model_files/shown_text.h"
 
 namespace convoke {
 namespace {
@@ -156,7 +156,7 @@ void ZipFile::add_entry(uint64_t index) {
                 zip_strerror(archive_->zip));
   }
   const auto refuse = [&](const std::string& why) {
-    throw_error(ErrorKind::kModel, "{}: zip entry {}: {}", name_, pickle_shown(status.name), why);
+    throw_error(ErrorKind::kModel, "{}: zip entry {}: {}", name_, shown_text(status.name), why);
   };
   if ((status.valid & ZIP_STAT_ENCRYPTION_METHOD) != 0 && status.encryption_method != ZIP_EM_NONE) {
     refuse("is encrypted");
@@ -184,7 +184,7 @@ const std::byte* ZipFile::place_of(uint64_t index, const Entry& entry) const {
   reader.visited.clear();
   const OpenEntry open(zip_fopen_index(archive_->zip, index, 0));
   if (!open) {
-    throw_error(ErrorKind::kModel, "{}: zip entry {}: {}", name_, pickle_shown(entry.name),
+    throw_error(ErrorKind::kModel, "{}: zip entry {}: {}", name_, shown_text(entry.name),
                 zip_strerror(archive_->zip));
   }
   for (const uint64_t at : reader.visited) {
@@ -200,7 +200,7 @@ const std::byte* ZipFile::place_of(uint64_t index, const Entry& entry) const {
     if (!same) continue;
     if (left < name_length + extra_length || left - name_length - extra_length < entry.size) {
       throw_error(ErrorKind::kModel, "{}: zip entry {}: its {} bytes reach beyond the file", name_,
-                  pickle_shown(entry.name), entry.size);
+                  shown_text(entry.name), entry.size);
     }
     return header + kLocalHeaderBytes + name_length + extra_length;
   }
@@ -216,7 +216,7 @@ std::unique_ptr<std::byte[]> ZipFile::read(const Entry& entry) const {
   const auto index = static_cast<zip_uint64_t>(&entry - entries_.data());
   CONVOKE_CHECK_LT(index, entries_.size());
   const auto refuse = [&](const std::string& why) {
-    throw_error(ErrorKind::kModel, "{}: zip entry {}: {}", name_, pickle_shown(entry.name), why);
+    throw_error(ErrorKind::kModel, "{}: zip entry {}: {}", name_, shown_text(entry.name), why);
   };
   const OpenEntry open(zip_fopen_index(archive_->zip, index, 0));
   if (!open) refuse(zip_strerror(archive_->zip));
