@@ -5,30 +5,10 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "runtime/workspace_layout.h"
 
 namespace convoke {
 namespace {
-
-constexpr size_t kAlignment = 256;
-
-// Lays views out one after another, first to measure, then over real memory.
-class Layout {
- public:
-  explicit Layout(std::byte* base) : base_(base) {}
-  TensorView matrix(DType dtype, int64_t rows, int64_t cols) {
-    // Rows start on cache lines, so that threads writing neighbouring rows do not share one.
-    const int64_t per_line = int64_t(64 / dtype_size(dtype));
-    const int64_t stride = (cols + per_line - 1) / per_line * per_line;
-    TensorView view{base_ == nullptr ? nullptr : base_ + used_, dtype, rows, cols, stride};
-    used_ += (size_t(rows * stride) * dtype_size(dtype) + kAlignment - 1) / kAlignment * kAlignment;
-    return view;
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  size_t used_ = 0;
-};
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -52,7 +32,7 @@ Transformer::Transformer(Backend& backend, Communicator& communicator, const Mod
   const int64_t q_width = plan.local_heads() * config.head_dim;
   const int64_t kv_width = plan.local_kv_heads() * config.head_dim;
   const int logit_rows = std::min(max_rows, kLogitRows);
-  const auto lay_out = [&](Layout layout) {
+  const auto lay_out = [&](WorkspaceLayout layout) {
     x_ = layout.matrix(DType::kFloat32, max_rows, config.hidden);
     normed_ = layout.matrix(activation, max_rows, config.hidden);
     qkv_ = layout.matrix(DType::kFloat32, max_rows, q_width + 2 * kv_width);
@@ -63,8 +43,8 @@ Transformer::Transformer(Backend& backend, Communicator& communicator, const Mod
     logits_ = layout.matrix(DType::kFloat32, logit_rows, plan.vocabulary.size());
     return layout.used();
   };
-  memory_ = backend.allocate(lay_out(Layout(nullptr)));
-  lay_out(Layout(static_cast<std::byte*>(memory_->data())));
+  memory_ = backend.allocate(lay_out(WorkspaceLayout(nullptr)));
+  lay_out(WorkspaceLayout(memory_->data()));
   // The residual stream is added to as one flat array, so its rows must be dense.
   x_.row_stride = x_.cols;
 }

@@ -24,21 +24,11 @@ float element(const TensorView& view, int64_t row, int64_t col) {
               dtype_name(view.dtype));
 }
 
-// For norms and biases: small.
-std::vector<float> to_floats(const TensorView& view) {
-  std::vector<float> out;
-  out.reserve(size_t(view.rows * view.cols));
-  for (int64_t r = 0; r < view.rows; ++r) {
-    for (int64_t c = 0; c < view.cols; ++c) out.push_back(element(view, r, c));
-  }
-  return out;
-}
-
-// Reads the tensors of one layer by their names after "model.layers.N.".
+// Reads the tensors of one layer by their names after the prefix.
 class LayerReader {
  public:
-  LayerReader(const TensorSource& source, int layer)
-      : source_(source), prefix_(fmt::format("model.layers.{}.", layer)) {}
+  LayerReader(const TensorSource& source, const std::string& prefix)
+      : source_(source), prefix_(prefix) {}
 
   TensorView matrix(const char* name) const {
     return source_.tensor(prefix_ + name + std::string(".weight"));
@@ -105,19 +95,38 @@ void load_mlp(LayerWeights& layer, const LayerReader& reader, Backend& backend,
   }
 }
 
-void prepare_rope(ModelWeights& weights, const ModelConfig& config, int positions) {
-  const std::vector<double> frequencies = rope_inverse_frequencies(config);
-  weights.rope_cos.reserve(size_t(positions) * frequencies.size());
-  weights.rope_sin.reserve(size_t(positions) * frequencies.size());
-  for (int p = 0; p < positions; ++p) {
-    for (double f : frequencies) {
-      weights.rope_cos.push_back(float(std::cos(p * f)));
-      weights.rope_sin.push_back(float(std::sin(p * f)));
-    }
+}  // namespace
+
+std::vector<float> to_floats(const TensorView& view) {
+  std::vector<float> out;
+  out.reserve(size_t(view.rows * view.cols));
+  for (int64_t r = 0; r < view.rows; ++r) {
+    for (int64_t c = 0; c < view.cols; ++c) out.push_back(element(view, r, c));
   }
+  return out;
 }
 
-}  // namespace
+RopeTable make_rope_table(const ModelConfig& config, int positions) {
+  const std::vector<double> frequencies = rope_inverse_frequencies(config);
+  RopeTable table;
+  table.cos.reserve(size_t(positions) * frequencies.size());
+  table.sin.reserve(size_t(positions) * frequencies.size());
+  for (int p = 0; p < positions; ++p) {
+    for (double f : frequencies) {
+      table.cos.push_back(float(std::cos(p * f)));
+      table.sin.push_back(float(std::sin(p * f)));
+    }
+  }
+  return table;
+}
+
+void load_layer_matrices(LayerWeights& layer, const TensorSource& source, const std::string& prefix,
+                         Backend& backend, const ModelConfig& config, const ShardPlan& plan,
+                         DType dtype) {
+  const LayerReader reader(source, prefix);
+  load_attention(layer, reader, backend, config, plan, dtype);
+  load_mlp(layer, reader, backend, config, plan, dtype);
+}
 
 void ModelWeights::set_lookahead(Backend& backend, const LookaheadTable& table, int rank) {
   const size_t bytes = table.values.size() * sizeof(float);
@@ -175,16 +184,18 @@ ModelWeights load_weights(Backend& backend, const ModelConfig& config, const Sha
     weights.embedding = TensorView::matrix(weights.embedding_copy->data(), e.dtype, e.rows, e.cols);
   }
   weights.final_norm = to_floats(source->tensor("model.norm.weight"));
-  prepare_rope(weights, config, positions);
+  RopeTable rope = make_rope_table(config, positions);
+  weights.rope_cos = std::move(rope.cos);
+  weights.rope_sin = std::move(rope.sin);
 
   for (int l = 0; l < config.layers; ++l) {
     if (dummy != nullptr) dummy->release();
-    const LayerReader reader(*source, l);
+    const std::string prefix = fmt::format("model.layers.{}.", l);
+    const LayerReader reader(*source, prefix);
     LayerWeights& layer = weights.layers.emplace_back();
     layer.input_norm = reader.norm("input_layernorm");
     layer.post_norm = reader.norm("post_attention_layernorm");
-    load_attention(layer, reader, backend, config, plan, dtype);
-    load_mlp(layer, reader, backend, config, plan, dtype);
+    load_layer_matrices(layer, *source, prefix, backend, config, plan, dtype);
     if (progress) progress(l + 1, config.layers);
   }
   if (dummy != nullptr) dummy->release();

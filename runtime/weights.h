@@ -54,6 +54,22 @@ struct ModelWeights {
 /// checkpoints widen to float32, which is exact. Throws Error(kUsage) for what cannot be had.
 DType weight_dtype(const std::string& flag, const ModelConfig& config);
 
+/// A small tensor (a norm, a bias) as floats.
+std::vector<float> to_floats(const TensorView& view);
+
+/// What RopeAppendArgs takes: [positions, head_dim / 2] each.
+struct RopeTable {
+  std::vector<float> cos, sin;
+};
+RopeTable make_rope_table(const ModelConfig& config, int positions);
+
+/// Packs a rank's slice of the projections of one decoder layer, with their biases and the norms of
+/// queries and keys where `config` has them. `prefix` stands before "self_attn." and "mlp.". The
+/// norms around them are left alone.
+void load_layer_matrices(LayerWeights& layer, const TensorSource& source, const std::string& prefix,
+                         Backend& backend, const ModelConfig& config, const ShardPlan& plan,
+                         DType dtype);
+
 /// Packs this rank's slice. `positions` is the number of rotary positions to prepare. Only the
 /// pages of the slice are read. `progress(done, total)` is called per layer when given.
 ModelWeights load_weights(Backend& backend, const ModelConfig& config, const ShardPlan& plan,

@@ -142,9 +142,12 @@ struct DummySource::State {
 };
 
 DummySource::DummySource(const ModelConfig& config, uint64_t seed)
+    : DummySource(expected_tensors(config), seed) {}
+
+DummySource::DummySource(std::vector<TensorInfo> tensors, uint64_t seed)
     : state_(std::make_unique<State>()) {
   state_->seed = seed;
-  state_->infos = expected_tensors(config);
+  state_->infos = std::move(tensors);
   for (size_t i = 0; i < state_->infos.size(); ++i) {
     state_->infos[i].file = "dummy weights";
     state_->by_name[state_->infos[i].name] = i;

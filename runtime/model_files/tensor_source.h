@@ -64,6 +64,8 @@ std::vector<bool> bool_values(const TensorSource& source, const std::string& nam
 class DummySource : public TensorSource {
  public:
   explicit DummySource(const ModelConfig& config, uint64_t seed = 0);
+  /// Of just these tensors: vectors and matrices of floats.
+  explicit DummySource(std::vector<TensorInfo> tensors, uint64_t seed = 0);
   ~DummySource() override;
   std::vector<TensorInfo> list() const override;
   bool contains(const std::string& name) const override;

@@ -1,0 +1,280 @@
+#include "runtime/heads/paged_branch_model.h"
+
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "runtime/heads/row_copy.h"
+
+namespace convoke {
+
+PagedBranchModel::PagedBranchModel(Backend& backend, const BranchLimits& limits)
+    : backend_(backend),
+      limits_(limits),
+      scratch_slot_(blocks_for(limits.max_positions) * kKvBlockSize),
+      places_(size_t(limits.places)) {
+  CONVOKE_CHECK(limits.places >= 1 && limits.scratch_slots >= 1 && limits.max_rows >= 1 &&
+                limits.max_positions >= 1);
+}
+
+void PagedBranchModel::set_shape(Shape shape) {
+  shape_ = std::move(shape);
+  const int32_t true_blocks = blocks_for(limits_.max_positions);
+  const int32_t scratch_blocks = blocks_for(limits_.scratch_slots);
+  const int32_t blocks =
+      limits_.kv_blocks > 0 ? limits_.kv_blocks : limits_.places * (true_blocks + scratch_blocks);
+  allocator_ = std::make_unique<BlockAllocator>(blocks);
+  cache_ = std::make_unique<KvCache>(backend_, shape_.layers, shape_.kv, blocks);
+  for (Place& place : places_) {
+    place.blocks.reserve(size_t(true_blocks));
+    place.scratch_blocks.reserve(size_t(scratch_blocks));
+    place.table.resize(size_t(true_blocks + scratch_blocks));
+    place.held.resize(size_t(2 * shape_.feature_width));
+    block_tables_.push_back(place.table.data());
+  }
+  const auto rows = size_t(limits_.max_rows);
+  for (auto* list : {&tokens_, &sequence_, &position_, &slot_, &context_, &keep_, &from_}) {
+    list->reserve(rows);
+  }
+  path_begin_.reserve(rows + 1);
+}
+
+void PagedBranchModel::open(int index, const SamplingParams& sampling, int32_t prompt_tokens) {
+  Place& place = places_.at(size_t(index));
+  CONVOKE_CHECK(!place.open);
+  place.open = true;
+  place.sampling = sampling;
+  place.counts.reset(sampling, prompt_tokens);
+  place.tokens = place.entries = 0;
+  place.held_position[0] = place.held_position[1] = -1;
+  place.stopped = !allocator_->allocate(blocks_for(limits_.scratch_slots), place.scratch_blocks);
+  std::ranges::copy(place.scratch_blocks, place.table.begin() + scratch_slot_ / kKvBlockSize);
+}
+
+void PagedBranchModel::close(int index) {
+  Place& place = places_.at(size_t(index));
+  CONVOKE_CHECK(place.open);
+  place.open = false;
+  allocator_->release(place.blocks);
+  allocator_->release(place.scratch_blocks);
+}
+
+bool PagedBranchModel::make_room(Place& place, int32_t entries) {
+  if (entries > limits_.max_positions) return false;
+  const auto held = int32_t(place.blocks.size());
+  const int32_t missing = blocks_for(entries) - held;
+  if (missing <= 0) return true;
+  if (!allocator_->allocate(missing, place.blocks)) return false;
+  std::copy(place.blocks.begin() + held, place.blocks.end(), place.table.begin() + held);
+  return true;
+}
+
+// --- what was committed -------------------------------------------------------------------------
+
+void PagedBranchModel::absorb(std::span<const Committed> committed, int count) {
+  begin_results(committed.size(), count);
+  work_.clear();
+  for (size_t i = 0; i < committed.size(); ++i) {
+    const Work work = plan(committed[i], int32_t(i));
+    if (work.next < work.end) work_.push_back(work);
+  }
+  clear_rows();
+  for (Work& work : work_) {
+    for (; work.next < work.end; ++work.next) {
+      if (int(tokens_.size()) == limits_.max_rows) run_pass(false);
+      add_true_row(work, work.next);
+    }
+  }
+  if (!tokens_.empty()) run_pass(false);
+  for (const Committed& c : committed) hold(places_[size_t(c.place)], c);
+}
+
+PagedBranchModel::Work PagedBranchModel::plan(const Committed& committed, int32_t result) {
+  Place& place = places_.at(size_t(committed.place));
+  CONVOKE_CHECK(place.open);
+  const auto tokens = int32_t(committed.tokens.size());
+  CONVOKE_CHECK_GE(tokens, place.tokens);
+  CONVOKE_CHECK(committed.features.rows == 0 || shape_.feature_width == 0 ||
+                committed.features.cols == shape_.feature_width);
+  place.counts.append(committed.tokens.subspan(size_t(place.tokens)));
+  place.tokens = tokens;
+  const int32_t all = std::max(0, tokens - shape_.shift);
+  // Inside a prompt a model that needs features waits for them; at the end of it there are only
+  // those that there are.
+  int32_t end = all;
+  if (shape_.feature_width > 0 && !committed.rank) {
+    const auto known = int32_t(committed.feature_begin + committed.features.rows);
+    end = std::clamp(committed.features.rows > 0 ? known : 0, place.entries, all);
+  }
+  if (place.stopped || !make_room(place, end)) {
+    place.stopped = true;
+    return {};
+  }
+  // Asked again for the same place, the last row runs again: its candidates were not kept.
+  const int32_t begin =
+      committed.rank && place.entries == end ? std::max(0, end - 1) : place.entries;
+  place.entries = end;
+  return {&committed, result, begin, end};
+}
+
+FeatureRow PagedBranchModel::feature(const Place& place, const Committed& committed,
+                                     int32_t position) const {
+  const int64_t row = int64_t(position) - committed.feature_begin;
+  if (row >= 0 && row < committed.features.rows) {
+    return {committed.features.row_range(row, row + 1).data, committed.features.dtype};
+  }
+  const size_t half = size_t(position & 1);
+  if (place.held_position[half] != position) return {};
+  return {place.held.data() + half * size_t(shape_.feature_width), DType::kFloat32};
+}
+
+void PagedBranchModel::hold(Place& place, const Committed& committed) {
+  if (shape_.feature_width == 0 || place.stopped) return;
+  for (const int32_t position : {place.entries - 1, place.entries}) {
+    const FeatureRow row = feature(place, committed, position);
+    const size_t half = size_t(position & 1);
+    float* const held = place.held.data() + half * size_t(shape_.feature_width);
+    if (row.data == nullptr || row.data == held) continue;
+    copy_row(row.data, row.dtype, held, DType::kFloat32, shape_.feature_width);
+    place.held_position[half] = position;
+  }
+}
+
+void PagedBranchModel::add_true_row(const Work& work, int32_t entry) {
+  const Committed& committed = *work.committed;
+  const Place& place = places_[size_t(committed.place)];
+  tokens_.push_back(committed.tokens[size_t(entry + shape_.shift)]);
+  sequence_.push_back(committed.place);
+  position_.push_back(entry);
+  slot_.push_back(entry);
+  context_.push_back(entry + 1);
+  path_begin_.push_back(int32_t(path_slots_.size()));
+  if (shape_.feature_width > 0) features_.push_back(feature(place, committed, entry));
+  const bool last = entry + 1 == place.tokens - shape_.shift;
+  keep_.push_back(last ? state_of(committed.place, -1) : -1);
+  if (last && committed.rank) want(place, work.result, place.tokens, {});
+}
+
+// --- guesses ------------------------------------------------------------------------------------
+
+void PagedBranchModel::expand(std::span<const Row> rows, int count) {
+  CONVOKE_CHECK_LE(int(rows.size()), limits_.max_rows);
+  begin_results(rows.size(), count);
+  clear_rows();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Row& row = rows[i];
+    const Place& place = places_.at(size_t(row.place));
+    CONVOKE_CHECK(place.open && !row.path.empty() && row.path.size() == row.path_tokens.size());
+    if (place.stopped) continue;
+    // Everything committed has been absorbed, with ranking, before trees are grown on it.
+    CONVOKE_CHECK(place.entries == std::max(0, place.tokens - shape_.shift));
+    add_guess(row);
+    want(place, int(i), int64_t(place.tokens) + int64_t(row.path.size()), row.path_tokens);
+  }
+  if (!tokens_.empty()) run_pass(true);
+}
+
+void PagedBranchModel::add_guess(const Row& row) {
+  const Place& place = places_[size_t(row.place)];
+  const int32_t self = row.path.back();
+  CONVOKE_CHECK(self >= 0 && self < limits_.scratch_slots);
+  tokens_.push_back(row.token);
+  sequence_.push_back(row.place);
+  position_.push_back(place.entries + int32_t(row.path.size()) - 1);
+  slot_.push_back(scratch_slot_ + self);
+  context_.push_back(place.entries);
+  for (const int32_t slot : row.path) path_slots_.push_back(scratch_slot_ + slot);
+  path_begin_.push_back(int32_t(path_slots_.size()));
+  from_.push_back(state_of(row.place, row.path.size() == 1 ? -1 : row.path[row.path.size() - 2]));
+  keep_.push_back(state_of(row.place, self));
+}
+
+// --- a pass -------------------------------------------------------------------------------------
+
+void PagedBranchModel::clear_rows() {
+  for (auto* list : {&tokens_, &sequence_, &position_, &slot_, &context_, &path_slots_, &keep_,
+                     &from_, &wanted_rows_}) {
+    list->clear();
+  }
+  path_begin_.assign(1, 0);
+  features_.clear();
+  wanted_.clear();
+  params_.clear();
+  edits_.clear();
+}
+
+void PagedBranchModel::want(const Place& place, int result, int64_t position,
+                            std::span<const int32_t> path) {
+  const size_t begin = edits_.size();
+  const std::span<const LogitEdit> edits = place.counts.edits(path, edit_scratch_);
+  edits_.insert(edits_.end(), edits.begin(), edits.end());
+  Wanted& wanted = wanted_.emplace_back();
+  wanted.row = int32_t(tokens_.size()) - 1;
+  wanted.result = result;
+  wanted.edits_begin = begin;
+  wanted.edits_end = edits_.size();
+  wanted.params.temperature = place.sampling.temperature;
+  wanted.params.seed = place.sampling.seed;
+  wanted.params.position = position;
+}
+
+void PagedBranchModel::run_pass(bool guesses) {
+  for (Wanted& wanted : wanted_) {
+    wanted.params.edits =
+        std::span(edits_).subspan(wanted.edits_begin, wanted.edits_end - wanted.edits_begin);
+    wanted_rows_.push_back(wanted.row);
+    params_.push_back(wanted.params);
+    ranked_at_[size_t(wanted.result)] = int32_t(ranked_rows_++);
+  }
+  ranked_.resize(ranked_rows_ * size_t(count_));
+  const auto ranked =
+      std::span(ranked_).last(wanted_.size() * size_t(count_));  // those of this pass
+  const AttentionBatch batch{.rows = int(tokens_.size()),
+                             .sequence = sequence_,
+                             .position = position_,
+                             .slot = slot_,
+                             .context = context_,
+                             .path_begin = path_begin_,
+                             .path_slots = path_slots_,
+                             .block_tables = block_tables_};
+  const Pass pass{.tokens = tokens_,
+                  .batch = batch,
+                  .guesses = guesses,
+                  .features = features_,
+                  .keep = keep_,
+                  .from = from_};
+  const auto step = size_t(logit_rows());
+  const auto width = size_t(count_);
+  backend_.run([&](Stream& stream) {
+    forward(stream, pass, *cache_);
+    for (size_t first = 0; first < wanted_rows_.size() && width > 0; first += step) {
+      const size_t rows = std::min(step, wanted_rows_.size() - first);
+      backend_.rank(stream, {.logits = logits(stream, std::span(wanted_rows_).subspan(first, rows)),
+                             .tokens = shape_.column_tokens,
+                             .params = std::span(params_).subspan(first, rows),
+                             .noise = shape_.noise,
+                             .count = count_,
+                             .ranked = ranked.subspan(first * width, rows * width)});
+    }
+  });
+  clear_rows();
+}
+
+// --- results ------------------------------------------------------------------------------------
+
+void PagedBranchModel::begin_results(size_t results, int count) {
+  CONVOKE_CHECK(count >= 0 && count <= kMaxRanked);
+  count_ = int(std::min<int64_t>(count, shape_.columns));
+  ranked_at_.assign(results, -1);
+  ranked_rows_ = 0;
+  ranked_.clear();
+}
+
+std::span<const RankedToken> PagedBranchModel::children(int i) const {
+  const int32_t at = ranked_at_.at(size_t(i));
+  if (at < 0) return {};
+  auto best = std::span(ranked_).subspan(size_t(at) * size_t(count_), size_t(count_));
+  while (!best.empty() && best.back().token < 0) best = best.first(best.size() - 1);  // banned ones
+  return best;
+}
+
+}  // namespace convoke

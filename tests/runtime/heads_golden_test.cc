@@ -1,0 +1,116 @@
+// Heads against what PyTorch computes: prompt pass, recursion along branches, several accepted
+// lengths (tests/golden/make_heads.py).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "tests/runtime/heads_fixture.h"
+
+namespace convoke {
+namespace {
+
+using testing::GoldenBest;
+using testing::GoldenHead;
+using testing::HeadShape;
+using testing::OpenHead;
+using testing::RunOptions;
+using testing::Trace;
+
+/// Every score within `tolerance` of the golden one for the same token, relative to the largest;
+/// the order the golden one wherever its scores are further apart than that.
+void expect_like(const std::vector<RankedToken>& ours, const GoldenBest& golden, double tolerance,
+                 const std::string& where) {
+  ASSERT_EQ(ours.size(), golden.ids.size()) << where;
+  double largest = 0;
+  for (const float score : golden.scores) largest = std::max(largest, std::abs(double(score)));
+  const double allowed = tolerance * largest;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    EXPECT_NEAR(ours[i].score, golden.scores[i], allowed) << where << ", rank " << i;
+    const auto at = std::ranges::find(golden.ids, ours[i].token);
+    // The last few may change places with what the golden list leaves out.
+    if (at == golden.ids.end()) {
+      EXPECT_LE(golden.scores[i] - golden.scores.back(), 2 * allowed) << where << ", rank " << i;
+      continue;
+    }
+    EXPECT_NEAR(ours[i].score, golden.scores[size_t(at - golden.ids.begin())], allowed)
+        << where << ", token " << ours[i].token;
+  }
+}
+
+void expect_golden(const Trace& trace, const GoldenHead& golden, double tolerance) {
+  size_t at = 0;
+  for (size_t s = 0; s < golden.steps.size(); ++s) {
+    const std::string where = golden.name + " step " + std::to_string(s);
+    ASSERT_LT(at, trace.size());
+    expect_like(trace[at++], golden.steps[s].root, tolerance, where + " root");
+    for (size_t n = 0; n < golden.steps[s].tree.size(); ++n) {
+      ASSERT_LT(at, trace.size());
+      expect_like(trace[at++], golden.steps[s].tree[n].best, tolerance,
+                  where + " node " + std::to_string(n));
+    }
+  }
+  EXPECT_EQ(at, trace.size());
+}
+
+class Heads : public ::testing::TestWithParam<std::string> {
+ protected:
+  GoldenHead golden = testing::load_golden_head(GetParam());
+};
+
+TEST_P(Heads, Float32CandidatesAreThoseOfPyTorch) {
+  for (const char* isa : {"portable", "avx2", "avx512-bf16", "amx-bf16"}) {
+    if (cpu::parse_isa(isa) > cpu::best_isa()) continue;
+    OpenHead head(golden, {.dtype = "float32", .isa = isa});
+    expect_golden(run_golden(*head.model, golden, {}), golden, 1e-4);
+  }
+}
+
+TEST_P(Heads, BFloat16CandidatesAreWithinTheRoundingOfActivations) {
+  // PyTorch was asked what it changes to keep 8 bits of the inputs of products and of the cache.
+  // Ours are rounded in other places of the same chain; the largest of so many changes varies.
+  const double tolerance = 3 * golden.bfloat16_error;
+  for (const char* isa : {"portable", "amx-bf16"}) {
+    if (cpu::parse_isa(isa) > cpu::best_isa()) continue;
+    OpenHead head(golden, {.dtype = "bfloat16", .isa = isa});
+    expect_golden(run_golden(*head.model, golden, {}), golden, tolerance);
+  }
+}
+
+TEST_P(Heads, FloatFormatOfFeaturesDoesNotMatter) {
+  OpenHead head(golden, {});
+  RunOptions narrow;
+  narrow.bfloat16_features = true;  // golden features fit
+  EXPECT_EQ(run_golden(*head.model, golden, narrow), run_golden(*head.model, golden, {}));
+}
+
+TEST_P(Heads, SameBitsInEveryShape) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    OpenHead reference(golden, {.dtype = dtype});
+    const Trace expected = run_golden(*reference.model, golden, {});
+    for (const int chunk : {1, 7}) {
+      RunOptions options;
+      options.chunk = chunk;
+      EXPECT_EQ(run_golden(*reference.model, golden, options), expected) << "chunks of " << chunk;
+    }
+    RunOptions single;
+    single.rows_per_expand = 1;
+    single.place = 2;
+    EXPECT_EQ(run_golden(*reference.model, golden, single), expected) << "rows one by one";
+    for (const int threads : {2, 3}) {
+      OpenHead other(golden, {.dtype = dtype, .threads = threads, .max_rows = 10});
+      EXPECT_EQ(run_golden(*other.model, golden, {}), expected) << threads << " threads";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, Heads,
+                         ::testing::ValuesIn(testing::golden_head_names({"eagle", "eagle3"})),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace convoke
