@@ -5,12 +5,22 @@
 
 #include "kernels/check.h"
 #include "runtime/drafters/fan.h"
+#include "runtime/drafters/lookahead.h"
 #include "runtime/drafters/ngram.h"
+#include "runtime/drafters/pass.h"
 #include "runtime/drafters/random.h"
 #include "runtime/drafters/registry.h"
 
 namespace convoke {
 namespace {
+
+std::unique_ptr<Drafter> make_pass(const DrafterSpec& spec, const DraftContext& context) {
+  const PassOptions options = PassOptions::parse(spec.argument);
+  // Random embeddings fit any target.
+  const ModelConfig target =
+      options.directory.empty() ? ModelConfig{} : ModelConfig::load(context.model);
+  return std::make_unique<PassDrafter>(options, pass_lookahead(options, target));
+}
 
 constexpr std::array kMethods{
     DraftMethod{"none", "no drafting",
@@ -25,6 +35,19 @@ constexpr std::array kMethods{
                 [](const std::string& argument) { NgramOptions::parse(argument); },
                 [](const DrafterSpec& spec, const DraftContext&) -> std::unique_ptr<Drafter> {
                   return std::make_unique<NgramDrafter>(NgramOptions::parse(spec.argument));
+                }},
+    DraftMethod{"pass", "look-ahead embeddings: the target drafts for itself",
+                [](const std::string& argument) { PassOptions::parse(argument); }, make_pass,
+                [](const DrafterSpec& spec, const ModelConfig& target) {
+                  const PassOptions options = PassOptions::parse(spec.argument);
+                  return DraftNeeds{.lookahead_count = pass_lookahead(options, target),
+                                    .lookahead_directory = options.directory,
+                                    .probe_candidates = options.candidates};
+                }},
+    DraftMethod{"lookahead", "Lookahead decoding: n-grams out of Jacobi iteration, no training",
+                [](const std::string& argument) { LookaheadOptions::parse(argument); },
+                [](const DrafterSpec& spec, const DraftContext&) -> std::unique_ptr<Drafter> {
+                  return std::make_unique<LookaheadDrafter>(LookaheadOptions::parse(spec.argument));
                 }},
     DraftMethod{
         "fan", "a fixed number of guesses, to measure what a pass over so many rows costs",

@@ -49,8 +49,12 @@ TEST_P(DemoJobs, OneProcess) {
         "--drafter ngram --expect-accepted 50 ", "--drafter ngram --max-num-seqs 1 --threads 1 ",
         "--drafter random:1 --expect-accepted 20 ",
         "--drafter random:2 --max-num-seqs 1 --prompt-chunk 7 ", "--tp 2 --threads 2 ",
-        "--tp 2 --drafter random:4 ", "--tp 4 --drafter ngram ", "--tp 4 --prompt-chunk 7 ",
-        "--replicas 2 --drafter ngram ", "--drafter ngram --drafter-placement process ",
+        "--drafter lookahead --expect-accepted 50 ",
+        "--drafter lookahead:window=3,ngram=4,guesses=2 --tp 4 ", "--drafter pass:random ",
+        "--drafter pass:random,mode=two-pass,candidates=16 --tp 2 ",
+        "--drafter pass:random,lookahead=3 --tp 4 --max-num-seqs 1 ", "--tp 2 --drafter random:4 ",
+        "--tp 4 --drafter ngram ", "--tp 4 --prompt-chunk 7 ", "--replicas 2 --drafter ngram ",
+        "--drafter ngram --drafter-placement process ",
         // Less cache than the sequences want: they push each other out.
         "--kv-cache-tokens 1600 --drafter ngram "}) {
     expect_same(kProbe + flags);

@@ -1,6 +1,7 @@
 #include "tests/support/test_replica.h"
 
 #include <bit>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -78,6 +79,57 @@ void TestReplica::execute(const StepPlan& plan, StepResult& result) {
 
 std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests,
                                       const TreeSource& trees) {
+  DraftTree tree;
+  const auto before_step = [&](const Scheduler& scheduler) {
+    return [&](SequenceId id, int32_t) -> const DraftTree* {
+      if (!trees) return nullptr;
+      tree = trees(id, scheduler.tokens(id));
+      return &tree;
+    };
+  };
+  return run(requests, before_step, [](const Progress&) {});
+}
+
+std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests, Drafter& drafter,
+                                      const DraftLimits& limits,
+                                      const std::function<int(const DraftTree&)>& keep) {
+  for (size_t i = 0; i < requests.size(); ++i) {
+    drafter.open({SequenceId(i), requests[i].prompt, int32_t(requests[i].prompt.size()),
+                  requests[i].sampling});
+  }
+  std::map<SequenceId, DraftTree> proposed;
+  const auto before_step = [&](const Scheduler& scheduler) {
+    proposed.clear();
+    const std::span<const SequenceId> ids = scheduler.decoding();
+    std::vector<DraftTree> trees = drafter.propose(ids, limits);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const int kept = keep ? keep(trees[i]) : trees[i].size();
+      if (kept < 0) continue;
+      truncate(trees[i], kept, trees[i].size());
+      proposed[ids[i]] = std::move(trees[i]);
+    }
+    return [&](SequenceId id, int32_t) -> const DraftTree* {
+      const auto tree = proposed.find(id);
+      return tree == proposed.end() ? nullptr : &tree->second;
+    };
+  };
+  const auto after_step = [&](const Progress& p) {
+    if (p.end != SequenceEnd::kNone) return drafter.close(p.id);
+    DraftVerdict verdict{.id = p.id, .base_length = p.base_length, .verified = p.verified};
+    for (const CommittedToken& t : p.tokens) verdict.tokens.push_back(t.token);
+    for (const ProbePicks& probe : p.probes) {
+      verdict.probes.push_back(
+          {probe.node, probe.pick, {probe.ranked.begin(), probe.ranked.end()}});
+    }
+    drafter.advance(verdict);
+  };
+  return run(requests, before_step, after_step);
+}
+
+std::vector<Outcome> TestReplica::run(
+    const std::vector<TestRequest>& requests,
+    const std::function<TreeLookup(const Scheduler&)>& before_step,
+    const std::function<void(const Progress&)>& after_step) {
   Scheduler scheduler(setup_.scheduler_options());
   std::vector<Outcome> outcomes(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -85,14 +137,8 @@ std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests,
   }
   accepted_ = preemptions_ = steps_ = 0;
   StepResult result;
-  DraftTree tree;
   while (!scheduler.idle()) {
-    const StepPlan& plan = scheduler.plan([&](SequenceId id, int32_t) -> const DraftTree* {
-      if (!trees) return nullptr;
-      tree = trees(id, scheduler.tokens(id));
-      return &tree;
-    });
-    execute(plan, result);
+    execute(scheduler.plan(before_step(scheduler)), result);
     ++steps_;
     for (const Progress& p : scheduler.commit(result)) {
       Outcome& outcome = outcomes[size_t(p.id)];
@@ -109,6 +155,7 @@ std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests,
       }
       accepted_ += p.accepted;
       preemptions_ = std::max(preemptions_, p.preemptions);
+      after_step(p);
     }
   }
   // Places stay open on the shards until the next plan: tell them.

@@ -55,6 +55,11 @@ class TestReplica {
   /// A tree for a sequence with these tokens, or nothing. Called once per decoding step.
   using TreeSource = std::function<DraftTree(SequenceId id, std::span<const int32_t> tokens)>;
   std::vector<Outcome> run(const std::vector<TestRequest>& requests, const TreeSource& trees = {});
+  /// With a drafter that is told what became of its trees. `keep`: how many nodes of a tree take
+  /// part; negative: the tree comes late. Empty: all.
+  std::vector<Outcome> run(const std::vector<TestRequest>& requests, Drafter& drafter,
+                           const DraftLimits& limits,
+                           const std::function<int(const DraftTree&)>& keep = {});
   /// Of the last run.
   int64_t accepted() const { return accepted_; }
   int64_t preemptions() const { return preemptions_; }
@@ -65,6 +70,10 @@ class TestReplica {
 
  private:
   struct Rank;
+  using TreeLookup = Scheduler::TreeLookup;
+  std::vector<Outcome> run(const std::vector<TestRequest>& requests,
+                           const std::function<TreeLookup(const Scheduler&)>& before_step,
+                           const std::function<void(const Progress&)>& after_step);
   void set_lookahead(const std::vector<int32_t>& tokens);
   void on_all_ranks(const std::function<void(Rank&)>& work);
 
