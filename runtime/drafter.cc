@@ -6,6 +6,7 @@
 #include "kernels/check.h"
 #include "runtime/drafters/fan.h"
 #include "runtime/drafters/lookahead.h"
+#include "runtime/drafters/medusa.h"
 #include "runtime/drafters/ngram.h"
 #include "runtime/drafters/pass.h"
 #include "runtime/drafters/random.h"
@@ -48,6 +49,12 @@ constexpr std::array kMethods{
                 [](const std::string& argument) { LookaheadOptions::parse(argument); },
                 [](const DrafterSpec& spec, const DraftContext&) -> std::unique_ptr<Drafter> {
                   return std::make_unique<LookaheadDrafter>(LookaheadOptions::parse(spec.argument));
+                }},
+    DraftMethod{"medusa", "heads that each guess one of the next tokens: medusa:DIR or :random",
+                [](const std::string& argument) { require_head("medusa", argument); },
+                make_medusa_drafter,
+                [](const DrafterSpec& spec, const ModelConfig& target) {
+                  return head_needs(spec.method, spec.argument, target);
                 }},
     DraftMethod{
         "fan", "a fixed number of guesses, to measure what a pass over so many rows costs",

@@ -12,9 +12,9 @@ namespace convoke {
 namespace {
 
 template <typename Head>
-std::unique_ptr<BranchModel> open_head_model(HeadKind kind, const std::string& argument,
-                                             const DraftContext& context,
-                                             const BranchOptions& options, Backend& backend) {
+std::unique_ptr<PagedBranchModel> open_head_model(HeadKind kind, const std::string& argument,
+                                                  const DraftContext& context,
+                                                  const BranchOptions& options, Backend& backend) {
   const TargetTensors target = open_target(context);
   const HeadConfig config = load_head_config(kind, argument, target.config);
   // A head of random numbers is as large as a trained one for this target would be.
@@ -26,6 +26,22 @@ std::unique_ptr<BranchModel> open_head_model(HeadKind kind, const std::string& a
       HeadOptions{.limits = branch_limits(context, target.config, options),
                   .shared_noise = options.shared_noise,
                   .dtype = context.dtype});
+}
+
+std::unique_ptr<PagedBranchModel> open_model(const std::string& method, const std::string& argument,
+                                             const DraftContext& context,
+                                             const BranchOptions& options, Backend& backend) {
+  if (method == "draft-model") {
+    return std::make_unique<DraftTransformer>(backend, argument, context, options);
+  }
+  const HeadKind kind = parse_head_kind(method);
+  if (kind == HeadKind::kEagle) {
+    return open_head_model<EagleHead>(kind, argument, context, options, backend);
+  }
+  if (kind == HeadKind::kEagle3) {
+    return open_head_model<Eagle3Head>(kind, argument, context, options, backend);
+  }
+  throw_error(ErrorKind::kUsage, "--drafter {}: grows no branches", method);
 }
 
 }  // namespace
@@ -51,17 +67,18 @@ std::unique_ptr<BranchModel> open_branch_model(const std::string& method,
                                                const std::string& argument,
                                                const DraftContext& context,
                                                const BranchOptions& options, Backend& backend) {
-  if (method == "draft-model") {
-    return std::make_unique<DraftTransformer>(backend, argument, context, options);
-  }
-  const HeadKind kind = parse_head_kind(method);
-  if (kind == HeadKind::kEagle) {
-    return open_head_model<EagleHead>(kind, argument, context, options, backend);
-  }
-  if (kind == HeadKind::kEagle3) {
-    return open_head_model<Eagle3Head>(kind, argument, context, options, backend);
-  }
-  throw_error(ErrorKind::kUsage, "--drafter {}: grows no branches", method);
+  return open_model(method, argument, context, options, backend);
+}
+
+std::unique_ptr<BranchModel> open_branch_model(const std::string& method,
+                                               const std::string& argument,
+                                               const DraftContext& context,
+                                               const BranchOptions& options) {
+  std::unique_ptr<Backend> backend = make_draft_backend(context);
+  std::unique_ptr<PagedBranchModel> model =
+      open_model(method, argument, context, options, *backend);
+  model->own(std::move(backend));
+  return model;
 }
 
 }  // namespace convoke

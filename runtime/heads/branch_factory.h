@@ -25,6 +25,12 @@ std::unique_ptr<BranchModel> open_branch_model(const std::string& method,
                                                const DraftContext& context,
                                                const BranchOptions& options, Backend& backend);
 
+/// The same with a backend of its own, which goes with the model.
+std::unique_ptr<BranchModel> open_branch_model(const std::string& method,
+                                               const std::string& argument,
+                                               const DraftContext& context,
+                                               const BranchOptions& options);
+
 /// The backend of a drafter's own passes: context.threads of context.cpu_isa.
 std::unique_ptr<Backend> make_draft_backend(const DraftContext& context);
 

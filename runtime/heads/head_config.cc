@@ -66,20 +66,19 @@ void check_drafter(JsonObject& config, HeadKind kind) {
 
 /// The decoder layer of every head is Llama's, whatever the target is and whatever name the file
 /// gives to the whole; the rest of the keys means what it means there.
-ModelConfig read_layer(json config, const std::string& file, const fs::path& directory) {
-  const std::string activation = config.value("hidden_act", "silu");
-  if (activation != "silu") {
-    throw_error(ErrorKind::kModel, "{}: key 'hidden_act': '{}' is not supported (supported: silu)",
-                file, activation);
-  }
+ModelConfig read_layer(json config, const fs::path& directory) {
   config["architectures"] = {"LlamaForCausalLM"};
   config["model_type"] = "llama";
+  config.erase("hidden_act");                             // looked at by the caller
   config["attention_bias"] = config["mlp_bias"] = false;  // what there is, the tensors say
   config["tie_word_embeddings"] = false;
   return ModelConfig::parse(config.dump(), "", directory.string());
 }
 
 void read_eagle(JsonObject& config, const ModelConfig& target, HeadConfig& head) {
+  if (const std::string activation = config.text("hidden_act", "silu"); activation != "silu") {
+    config.problem("hidden_act", "'{}' is not supported (supported: silu)", activation);
+  }
   if (head.layer.layers != 1) {
     config.problem("num_hidden_layers", "is {}; a head has one decoder layer", head.layer.layers);
   }
@@ -180,7 +179,7 @@ HeadConfig parse_head_config(HeadKind kind, std::string_view text, const std::st
   if (kind == HeadKind::kMedusa) {
     read_medusa(config, target, head);
   } else {
-    head.layer = read_layer(parsed, file, fs::path(file).parent_path());
+    head.layer = read_layer(parsed, fs::path(file).parent_path());
     read_eagle(config, target, head);
   }
   throw_problems(problems);
@@ -197,6 +196,12 @@ HeadConfig load_head_config(HeadKind kind, const fs::path& directory, const Mode
   const fs::path file = config_path(directory);
   if (kind == HeadKind::kMedusa && !fs::exists(file)) return blank(kind, file.string(), target);
   return parse_head_config(kind, read_text_file(file, kMaxConfigBytes), file.string(), target);
+}
+
+void require_head(const std::string& method, const std::string& argument) {
+  if (!argument.empty()) return;
+  throw_error(ErrorKind::kUsage, "--drafter {}: name the head's directory, {}:DIR, or {}:{}",
+              method, method, method, kRandomHead);
 }
 
 DraftNeeds head_needs(const std::string& method, const std::string& argument,

@@ -63,6 +63,9 @@ HeadConfig load_head_config(HeadKind kind, const std::filesystem::path& director
 HeadConfig parse_head_config(HeadKind kind, std::string_view text, const std::string& file,
                              const ModelConfig& target);
 
+/// Throws Error(kUsage) for a method that was named without its head.
+void require_head(const std::string& method, const std::string& argument);
+
 /// What the target's passes have to export for a head. Reads its config.json at most.
 DraftNeeds head_needs(const std::string& method, const std::string& argument,
                       const ModelConfig& target);

@@ -36,6 +36,7 @@ void PagedBranchModel::set_shape(Shape shape) {
     list->reserve(rows);
   }
   path_begin_.reserve(rows + 1);
+  edits_.reserve(size_t{1} << 12);
 }
 
 void PagedBranchModel::open(int index, const SamplingParams& sampling, int32_t prompt_tokens) {
@@ -206,6 +207,8 @@ void PagedBranchModel::want(const Place& place, int result, int64_t position,
                             std::span<const int32_t> path) {
   const size_t begin = edits_.size();
   const std::span<const LogitEdit> edits = place.counts.edits(path, edit_scratch_);
+  // A text's edits become more by and by; insert() alone would make room for just these.
+  if (begin + edits.size() > edits_.capacity()) edits_.reserve(2 * (begin + edits.size()));
   edits_.insert(edits_.end(), edits.begin(), edits.end());
   Wanted& wanted = wanted_.emplace_back();
   wanted.row = int32_t(tokens_.size()) - 1;

@@ -36,6 +36,9 @@ struct FeatureRow {
 /// way.
 class PagedBranchModel : public BranchModel {
  public:
+  /// Keeps the backend that this was made with, which then goes with it.
+  void own(std::unique_ptr<Backend> backend) { own_backend_ = std::move(backend); }
+
   int places() const override { return limits_.places; }
   int scratch_slots() const override { return limits_.scratch_slots; }
   int max_rows() const override { return limits_.max_rows; }
@@ -132,6 +135,7 @@ class PagedBranchModel : public BranchModel {
   FeatureRow feature(const Place& place, const Committed& committed, int32_t position) const;
   void hold(Place& place, const Committed& committed);
 
+  std::unique_ptr<Backend> own_backend_;  ///< first, since everything else lives in it
   Backend& backend_;
   const BranchLimits limits_;
   Shape shape_;
