@@ -314,11 +314,11 @@ CASES = {
     "eagle-embedding-bf16": {"target": "llama-gqa-bf16", "embedding": True, "config": llama_config(
         "bfloat16", vocab_size=131, bias=False, rope_theta=500000.0, num_attention_heads=2,
         num_key_value_heads=1, head_dim=32)},
-    "eagle-qkv-bias-fp16": {"target": "qwen2-tied-bf16", "qkv_bias": True, "config": llama_config(
+    "eagle-qkv-bias-fp16": {"target": "qwen2-tied-bf16", "qkv_bias": True, "file": "pytorch_model.bin", "config": llama_config(
         "float16", vocab_size=151, bias=False, num_attention_heads=3, num_key_value_heads=3)},
     "eagle-reduced-fp32": {"target": "llama-gqa-bf16", "config": llama_config(
         "float32", vocab_size=131, draft_vocab_size=50, drafter="eagle")},
-    "eagle3-fp32": {"target": "llama-gqa-bf16", "layers": 3, "config": llama_config(
+    "eagle3-fp32": {"target": "llama-gqa-bf16", "layers": 3, "file": "pytorch_model.bin", "config": llama_config(
         "float32", EAGLE3, vocab_size=131)},
     "eagle3-reduced-bf16": {"target": "llama-gqa-bf16", "layers": 3, "config": llama_config(
         "bfloat16", EAGLE3, vocab_size=131, draft_vocab_size=60, norm_before_residual=True,
@@ -330,7 +330,7 @@ CASES = {
                          "qkv_bias": True, "prefix": "layers.0.", "config": llama_config(
         "float32", EAGLE3, vocab_size=131, hidden_size=48, target_hidden_size=32, draft_vocab_size=40,
         eagle_aux_hidden_state_layer_ids=[0, 2])},
-    "medusa-fp32": {"target": "llama-gqa-bf16", "heads": 3, "layers": 1},
+    "medusa-fp32": {"target": "llama-gqa-bf16", "heads": 3, "layers": 1, "file": "medusa_lm_head.pt"},
     "medusa-two-layers-bf16": {"target": "llama-gqa-bf16", "heads": 2, "layers": 2,
                                "prefix": "medusa_head.", "config": {
         "medusa_num_heads": 2, "medusa_num_layers": 2, "torch_dtype": "bfloat16"}},
@@ -379,7 +379,10 @@ def make_head(folder, models, name, case, seed):
 
         golden.update({"tokens": tokens.tolist(), "features": floats(features),
                        "bfloat16_error": bfloat16_error(run), "steps": run()})
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if "file" in case:
+        torch.save(tensors, folder / case["file"])
+    else:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     text = json.dumps(golden, separators=(",", ":")).replace("],[", "],\n[").replace("},{", "},\n{")
     (folder / "golden.json").write_text(text + "\n")
     print(f"{name:24} {sum(file.stat().st_size for file in folder.iterdir())} bytes")
