@@ -11,6 +11,7 @@
 #include "runtime/drafters/pass.h"
 #include "runtime/drafters/random.h"
 #include "runtime/drafters/registry.h"
+#include "runtime/drafters/tree_methods.h"
 
 namespace convoke {
 namespace {
@@ -50,6 +51,16 @@ constexpr std::array kMethods{
                 [](const DrafterSpec& spec, const DraftContext&) -> std::unique_ptr<Drafter> {
                   return std::make_unique<LookaheadDrafter>(LookaheadOptions::parse(spec.argument));
                 }},
+    DraftMethod{"eagle", "EAGLE-1/2 heads: the next feature extrapolated",
+                [](const std::string& argument) { TreeMethodOptions::parse("eagle", argument); },
+                make_tree_drafter, tree_method_needs},
+    DraftMethod{"eagle3", "EAGLE-3 heads: three layers of the target fused",
+                [](const std::string& argument) { TreeMethodOptions::parse("eagle3", argument); },
+                make_tree_drafter, tree_method_needs},
+    DraftMethod{
+        "draft-model", "a smaller model with the same tokenizer",
+        [](const std::string& argument) { TreeMethodOptions::parse("draft-model", argument); },
+        make_tree_drafter, tree_method_needs},
     DraftMethod{"medusa", "heads that each guess one of the next tokens: medusa:DIR or :random",
                 [](const std::string& argument) { require_head("medusa", argument); },
                 make_medusa_drafter,
