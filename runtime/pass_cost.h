@@ -21,19 +21,26 @@ class PassCost {
   /// more rows. 0 rows take no pass and cost nothing.
   double seconds(int rows) const;
 
-  /// A pass that took place. Its neighbours among the points move towards it; what one pass can do
-  /// is bounded, so that a hiccup of the machine is forgotten soon.
+  /// A pass that took place. It corrects what all passes cost (the machine is slower, the context
+  /// longer) and, more slowly, the points next to it, of which there will be one close by. What one
+  /// pass can do is bounded, so that a hiccup is forgotten soon. Ignored unless rows >= 1 and
+  /// seconds > 0.
   void observe(int rows, double seconds);
 
-  std::span<const Point> points() const { return points_; }
-
  private:
-  double raw_seconds(int rows) const;
-  void add_point(int rows);
+  struct Place {
+    size_t lower = 0;  ///< point before
+    double upper = 0;  ///< share of the point after it
+  };
+  Place place(int rows) const;
+  double shape(int rows) const;
+  bool needs_point(int rows) const;
+  void insert(int rows, double seconds);
   void make_monotone();
 
-  std::vector<Point> points_;     ///< ascending by rows, as corrected so far
-  std::vector<double> monotone_;  ///< the same, never descending
+  std::vector<Point> points_;     ///< ascending by rows
+  std::vector<double> monotone_;  ///< their seconds, never descending
+  double scale_ = 1.0;
 };
 
 }  // namespace convoke

@@ -69,32 +69,43 @@ class TreePolicy {
 
   const PassCost& cost() const { return cost_; }
   const Acceptance& acceptance() const { return acceptance_; }
-  /// The draft time of a round of so many levels, as far as known.
+  /// The wait for a round of so many levels, as far as known.
   double draft_seconds(int depth) const;
 
  private:
-  /// When drafting does not pay: steps until it is tried again.
+  /// When drafting does not pay: it is tried again after pauses that double.
   struct Pause {
-    int length = 0;  ///< the last pause; 0 = drafting pays
-    int left = 0;
-    int trial = 0;  ///< rounds of the current trial that are left
+    int length = 0;  ///< of the last one; 0 = none for long
+    int left = 0;    ///< rounds until it is tried again
+    int trial = 0;   ///< rounds of a trial that are left
+    int paid = 0;    ///< rounds in a row for which drafting paid
   };
+  enum class Ask : uint8_t { kNo, kFirstTrial, kTrial, kYes };
   struct SequenceState {
-    double accepted = 0, expected = 0;  ///< decaying sums: how this text differs from the rest
+    double accepted = 0, expected = 0;  ///< decaying sums: what came of the gains of its nodes
+    double gained = 0, nodes = 0;       ///< running means per round that it was asked for
+    int rounds = 0;                     ///< that it was asked for since it was last in doubt
     Pause pause;
+    int asked_depth = 0;  ///< of the round that is not yet answered; 0 = not asked
+    bool trial = false;   ///< and it was asked to see whether drafting pays again
+
+    void doubt();  ///< from now on, what was seen before counts little
   };
-  /// The best round for a number of sequences with the running acceptance.
+  /// A round for so many sequences.
   struct Plan {
-    int depth = 0;  ///< 0: no drafts
-    int nodes = 0;
-    double rate = 0;  ///< tokens per second
+    int depth = 0;       ///< 0: no drafts
+    double nodes = 0.0;  ///< verified per sequence
+    double rate = 0.0;   ///< tokens per second
   };
 
-  double leaning(SequenceId id) const;
-  Plan best_plan(int sequences, double leaning);
-  bool worth_asking(const Plan& plan, double leaning, int sequences) const;
-  bool trial_due(Pause& pause, bool pays) const;
-  std::vector<float> expected_gains(const Offer& offer) const;
+  Round fixed_round(std::span<const SequenceId> decoding) const;
+  double leaning(const SequenceState& state) const;
+  Plan best_plan(int sequences) const;
+  double rate(int sequences, int depth, double drafts, double nodes) const;
+  bool could_pay(int sequences) const;
+  bool pays(const Plan& plan, int sequences, const SequenceState& state) const;
+  static Ask ask(Pause& pause, bool pays, bool could_pay);
+  std::vector<int> share_fixed(std::span<const Offer> offers, int row_budget) const;
 
   TreePolicyOptions options_;
   PassCost cost_;
@@ -102,8 +113,8 @@ class TreePolicy {
   std::unordered_map<SequenceId, SequenceState> sequences_;
   Pause batch_pause_;
   uint64_t rounds_ = 0;
-  bool on_trial_ = false;
-  /// Decaying sums of the line draft seconds = a + b * depth.
+  double nodes_ = 0.0;  ///< running mean of nodes verified per tree
+  /// Decaying sums of the line seconds = a + b * depth.
   struct {
     double n = 0, x = 0, y = 0, xx = 0, xy = 0;
   } draft_fit_;
