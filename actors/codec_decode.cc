@@ -131,6 +131,10 @@ RequestStats read_stats(const wire::RequestStats& s) {
   r.accepted_tokens = s.accepted_tokens();
   assign(r.accepted_by_depth, numbers(s.accepted_by_depth()));
   assign(r.drafted_by_depth, numbers(s.drafted_by_depth()));
+  r.draft_outcomes = s.draft_outcomes();
+  r.draft_outcomes_in_tree = s.draft_outcomes_in_tree();
+  r.draft_passes = s.draft_passes();
+  r.draft_hidden_seconds = s.draft_hidden_seconds();
   r.late_drafts = s.late_drafts();
   r.preemptions = s.preemptions();
   r.queue_seconds = s.queue_seconds();
@@ -140,8 +144,9 @@ RequestStats read_stats(const wire::RequestStats& s) {
   r.target_seconds = s.target_seconds();
   r.communication_seconds = s.communication_seconds();
   r.other_seconds = s.other_seconds();
-  for (double seconds : {r.queue_seconds, r.first_token_seconds, r.total_seconds, r.draft_seconds,
-                         r.target_seconds, r.communication_seconds, r.other_seconds}) {
+  for (double seconds :
+       {r.queue_seconds, r.first_token_seconds, r.total_seconds, r.draft_seconds, r.target_seconds,
+        r.communication_seconds, r.other_seconds, r.draft_hidden_seconds}) {
     require_finite(seconds, "a time in the statistics");
   }
   return r;

@@ -111,11 +111,12 @@ Offset<wire::Sampling> sampling(Builder& b, const SamplingParams& p) {
 Offset<wire::RequestStats> stats(Builder& b, const RequestStats& s) {
   const auto accepted = numbers(b, s.accepted_by_depth);
   const auto drafted = numbers(b, s.drafted_by_depth);
-  return wire::CreateRequestStats(b, s.prompt_tokens, s.output_tokens, s.decode_steps, s.drafts,
-                                  s.draft_tokens, s.accepted_tokens, accepted, drafted,
-                                  s.late_drafts, s.preemptions, s.queue_seconds,
-                                  s.first_token_seconds, s.total_seconds, s.draft_seconds,
-                                  s.target_seconds, s.communication_seconds, s.other_seconds);
+  return wire::CreateRequestStats(
+      b, s.prompt_tokens, s.output_tokens, s.decode_steps, s.drafts, s.draft_tokens,
+      s.accepted_tokens, accepted, drafted, s.draft_outcomes, s.draft_outcomes_in_tree,
+      s.draft_passes, s.draft_hidden_seconds, s.late_drafts, s.preemptions, s.queue_seconds,
+      s.first_token_seconds, s.total_seconds, s.draft_seconds, s.target_seconds,
+      s.communication_seconds, s.other_seconds);
 }
 
 // --- one overload per message -------------------------------------------------------------------

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "actors/pass_timer.h"
 #include "kernels/check.h"
 
 namespace convoke {
@@ -50,6 +51,11 @@ Coordinator::Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOption
       options_(std::move(options)),
       signals_(signals),
       scheduler_(options_.scheduler),
+      policy_({.fixed_nodes = options_.draft_limits.max_nodes,
+               .max_nodes = options_.draft_limits.max_nodes,
+               .max_depth = options_.draft_limits.max_depth,
+               .top_k = options_.draft_limits.top_k},
+              PassCost()),
       last_plan_(Clock::now()) {}
 
 Coordinator::~Coordinator() = default;
@@ -150,6 +156,10 @@ void Coordinator::on(const PeerId& from, DraftTrees& message) {
   if (message.step == drafter_->asked_step) drafter_->asked_step = 0;
   if (drafter_->silent >= kSilentSteps) drafter_->in_sync = false;  // it missed verdicts meanwhile
   drafter_->silent = 0;
+  draft_report_.hidden += message.hidden_seconds;
+  draft_report_.counts.outcomes += message.counts.outcomes;
+  draft_report_.counts.outcomes_in_tree += message.counts.outcomes_in_tree;
+  draft_report_.counts.passes += message.counts.passes;
   for (SequenceTree& tree : message.trees) {
     const auto request = requests_.find(tree.id);
     if (request == requests_.end()) continue;
@@ -162,6 +172,8 @@ void Coordinator::on(const PeerId& from, DrafterReady& message) {
                 message.incarnation);
   drafter_ = DrafterState{.peer = from};
   drafts_.clear();
+  follow_draft_setup();
+  measure_passes();
   ask_for_trees({});
   signals_.drafter_connected.store(true);
   signals_.drafters_seen.fetch_add(1);
@@ -184,8 +196,35 @@ void Coordinator::on(const PeerId&, Shutdown&) {
 
 // --- a step -------------------------------------------------------------------------------------
 
+// A drafter may have been exchanged for one that needs other things of the target.
+void Coordinator::follow_draft_setup() {
+  if (options_.draft_setup == nullptr || options_.draft_setup->version() == setup_version_) return;
+  setup_version_ = options_.draft_setup->version();
+  const auto support = options_.draft_setup->get();
+  scheduler_.set_lookahead_count(support->needs.lookahead_count);
+  TreePolicyOptions options;
+  if (!support->auto_size) options.fixed_nodes = support->limits.max_nodes;
+  options.max_nodes = support->limits.max_nodes;
+  options.max_depth = support->limits.max_depth;
+  options.top_k = support->limits.top_k;
+  auto_size_ = support->auto_size;
+  policy_ = TreePolicy(options, PassCost(policy_.cost()));
+}
+
+// Once, before anything runs: the policy weighs every further row against what it costs.
+void Coordinator::measure_passes() {
+  if (passes_measured_ || !auto_size_ || !scheduler_.idle()) return;
+  passes_measured_ = true;
+  const std::vector<PassCost::Point> points = time_passes(runner_, options_.scheduler);
+  setup_version_ = 0;  // make the policy again
+  policy_ = TreePolicy({}, PassCost(points));
+  follow_draft_setup();
+}
+
 void Coordinator::step() {
+  follow_draft_setup();
   collect_trees();
+  cut_trees();
   const StepPlan& plan = scheduler_.plan([this](SequenceId id, int32_t length) -> DraftTree* {
     const auto draft = drafts_.find(id);
     if (draft == drafts_.end() || draft->second.base_length != length) return nullptr;
@@ -203,13 +242,34 @@ void Coordinator::step() {
   ++step_;
   pass_seconds_ = pass_seconds_ == 0 ? result_.compute_seconds
                                      : 0.9 * pass_seconds_ + 0.1 * result_.compute_seconds;
+  policy_.observe_pass(plan.rows(), result_.compute_seconds);
   const std::span<const Progress> done = scheduler_.commit(result_);
+  for (const Progress& p : done) {
+    policy_.observe_outcome(p.id, plan.sequences[size_t(p.sequence)].tree, p.accepted_nodes);
+  }
 
   // The drafter first: it can work while the rest is done here.
+  tell_drafter(done);
+
+  StepTimes times;
+  times.draft = draft_report_.wait;
+  times.communication = result_.communication_seconds;
+  times.target = result_.compute_seconds - result_.communication_seconds;
+  const Clock::time_point end = Clock::now();
+  times.total = seconds(end - *turn_start_);
+  turn_start_ = end;
+  for (const Progress& p : done) report_one(p, times);
+  draft_report_ = {};
+}
+
+void Coordinator::tell_drafter(std::span<const Progress> done) {
+  for (const Progress& p : done) drafts_.erase(p.id);
+  if (!drafter_) return;
+  const StepPlan& plan = scheduler_.last_plan();
   std::vector<DraftVerdict> verdicts;
+  features_.clear();
   for (const Progress& p : done) {
-    drafts_.erase(p.id);
-    if (!drafter_ || p.end != SequenceEnd::kNone) continue;
+    if (p.end != SequenceEnd::kNone) continue;
     DraftVerdict& verdict = verdicts.emplace_back();
     verdict.id = p.id;
     verdict.base_length = p.base_length;
@@ -219,17 +279,36 @@ void Coordinator::step() {
       verdict.probes.push_back(
           {probe.node, probe.pick, {probe.ranked.begin(), probe.ranked.end()}});
     }
+    add_features(verdict, plan.sequences[size_t(p.sequence)], result_.sequences[size_t(p.sequence)],
+                 p.accepted_nodes);
+  }
+  // Parts of prompts pick nothing, but their features are the drafter's context.
+  for (size_t i = 0; result_.features.rows > 0 && i < plan.sequences.size(); ++i) {
+    const SequenceId id = scheduler_.planned()[i];
+    if (id == 0 || !result_.sequences[i].picks.empty()) continue;
+    DraftVerdict& verdict = verdicts.emplace_back();
+    verdict.id = id;
+    verdict.base_length = int32_t(scheduler_.tokens(id).size());
+    add_features(verdict, plan.sequences[i], result_.sequences[i], {});
   }
   ask_for_trees(std::move(verdicts));
+}
 
-  StepTimes times;
-  times.draft = last_draft_wait_;
-  times.communication = result_.communication_seconds;
-  times.target = result_.compute_seconds - result_.communication_seconds;
-  const Clock::time_point end = Clock::now();
-  times.total = seconds(end - *turn_start_);
-  turn_start_ = end;
-  for (const Progress& p : done) report_one(p, times, draft_was_late_);
+// The rows that were committed: the chain, then the accepted nodes.
+void Coordinator::add_features(DraftVerdict& verdict, const SequenceRows& rows,
+                               const SequencePicks& picks, std::span<const int32_t> accepted) {
+  const TensorView& all = result_.features;
+  if (all.rows == 0) return;
+  const auto chain = int64_t(rows.chain.size());
+  const size_t bytes = size_t(all.cols) * dtype_size(all.dtype);
+  const auto append = [&](int64_t row, int64_t count) {
+    const auto* first = all.row<std::byte>(row);
+    features_.insert(features_.end(), first, first + size_t(count) * bytes);
+  };
+  append(picks.first_row, chain);
+  for (int32_t node : accepted) append(picks.first_row + chain + node, 1);
+  verdict.feature_begin = rows.context;
+  verdict.features.rows = chain + int64_t(accepted.size());
 }
 
 bool Coordinator::drafter_answers() const {
@@ -243,8 +322,8 @@ Clock::duration Coordinator::draft_deadline() const {
 
 void Coordinator::collect_trees() {
   const Clock::time_point start = Clock::now();
-  draft_was_late_ = false;
-  if (drafter_answers() && drafter_->asked_step != 0) {
+  const bool asked = drafter_answers() && drafter_->asked_step != 0;
+  if (asked) {
     const Clock::time_point deadline = start + draft_deadline();
     while (drafter_ && drafter_->asked_step != 0 && !signals_.stop.load()) {
       std::optional<Letter> letter = mailbox_.receive(deadline);
@@ -255,7 +334,7 @@ void Coordinator::collect_trees() {
       }
     }
     if (drafter_ && drafter_->asked_step != 0) {
-      draft_was_late_ = true;
+      draft_report_.late = true;
       drafter_->asked_step = 0;
       if (++drafter_->silent == kSilentSteps) {
         spdlog::warn("{}: the drafter has not answered {} steps; decoding goes on without it",
@@ -263,7 +342,27 @@ void Coordinator::collect_trees() {
       }
     }
   }
-  last_draft_wait_ = seconds(Clock::now() - start);
+  draft_report_.wait = seconds(Clock::now() - start);
+  if (asked && !draft_report_.late) policy_.observe_draft(asked_limits_, draft_report_.wait);
+}
+
+// Leaves of each tree what is worth its rows.
+void Coordinator::cut_trees() {
+  if (drafts_.empty()) return;
+  std::vector<TreePolicy::Offer> offers;
+  for (SequenceId id : scheduler_.decoding()) {
+    const auto draft = drafts_.find(id);
+    const bool fits = draft != drafts_.end() &&
+                      draft->second.base_length == int32_t(scheduler_.tokens(id).size());
+    offers.push_back({id, fits ? &draft->second.tree : nullptr});
+  }
+  const int budget = std::max(0, options_.scheduler.max_rows - int(offers.size()));
+  const std::vector<int> nodes = policy_.choose(offers, 0, budget, draft_report_.wait);
+  for (size_t i = 0; i < offers.size(); ++i) {
+    if (offers[i].tree == nullptr) continue;
+    DraftTree& tree = drafts_.at(offers[i].id).tree;
+    truncate(tree, nodes[i], tree.size());
+  }
 }
 
 void Coordinator::introduce_sequences() {
@@ -290,11 +389,15 @@ void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
   } else {
     introduce_sequences();  // with the tokens of these verdicts
   }
-  const std::span<const SequenceId> wanted = scheduler_.decoding();
-  batch.wanted.assign(wanted.begin(), wanted.end());
-  batch.limits = options_.draft_limits;
+  TreePolicy::Round round = policy_.next_round(scheduler_.decoding());
+  batch.wanted = std::move(round.wanted);
+  batch.limits = asked_limits_ = round.limits;
+  batch.feature_dtype = result_.features.rows > 0 ? result_.features.dtype : DType::kBFloat16;
+  batch.feature_width = result_.features.cols;
   if (batch.verdicts.empty() && batch.wanted.empty()) return;
-  if (!drafter_->in_sync || !mailbox_.send(drafter_->peer, batch)) {
+  const std::span<const std::byte> features =
+      batch.verdicts.empty() ? std::span<const std::byte>() : features_;
+  if (!drafter_->in_sync || !mailbox_.send(drafter_->peer, batch, features)) {
     drafter_->in_sync = false;
     ++drafter_->silent;
     return;
@@ -310,7 +413,16 @@ void Coordinator::lose_drafter() {
 
 // --- reports ------------------------------------------------------------------------------------
 
-void Coordinator::report_one(const Progress& progress, const StepTimes& times, bool late) {
+void Coordinator::report_drafting(RequestStats& stats) {
+  stats.draft_hidden_seconds += draft_report_.hidden;
+  if (draft_report_.late) ++stats.late_drafts;
+  // Counted for the batch: one request of the step takes them, so that sums over requests hold.
+  stats.draft_outcomes += std::exchange(draft_report_.counts.outcomes, 0);
+  stats.draft_outcomes_in_tree += std::exchange(draft_report_.counts.outcomes_in_tree, 0);
+  stats.draft_passes += std::exchange(draft_report_.counts.passes, 0);
+}
+
+void Coordinator::report_one(const Progress& progress, const StepTimes& times) {
   Request& request = requests_.at(progress.id);
   RequestStats& stats = request.stats;
   const Clock::time_point now = Clock::now();
@@ -324,7 +436,7 @@ void Coordinator::report_one(const Progress& progress, const StepTimes& times, b
     stats.communication_seconds += times.communication;
     stats.other_seconds +=
         std::max(0.0, times.total - times.draft - times.target - times.communication);
-    if (late) ++stats.late_drafts;
+    report_drafting(stats);
   }
   stats.preemptions = progress.preemptions;
   stats.output_tokens += int64_t(progress.tokens.size());
@@ -415,6 +527,7 @@ void Coordinator::drop_client(const PeerId& peer) {
 
 void Coordinator::forget(SequenceId id) {
   drafts_.erase(id);
+  policy_.forget(id);
   requests_.erase(id);
   if (drafter_ && drafter_->in_sync) mailbox_.send(drafter_->peer, SequenceClosed{id});
 }

@@ -16,8 +16,10 @@
 
 #include "actors/mailbox.h"
 #include "actors/messages.h"
+#include "runtime/draft_setup.h"
 #include "runtime/scheduler.h"
 #include "runtime/step_plan.h"
+#include "runtime/tree_policy.h"
 
 namespace convoke {
 
@@ -30,13 +32,16 @@ class StepRunner {
 
 struct CoordinatorOptions {
   SchedulerOptions scheduler;
-  DraftLimits draft_limits;
+  /// Without a `draft_setup`: every sequence is asked for a tree of this size in every step.
+  DraftLimits draft_limits{.max_nodes = 16};
   /// How long a step waits for trees; 0 = four passes of the target, at least 20 ms. Trees that
   /// miss it count as empty.
   std::chrono::duration<double> draft_deadline{0};
   /// Idle shards hear from the coordinator this often.
   std::chrono::milliseconds keepalive{1000};
   std::string role = "coordinator of replica 0";
+  const DraftSetup* draft_setup =
+      nullptr;  ///< outlives the coordinator; null: no probes, no features
 };
 
 /// What other threads may ask of and know about a running coordinator. Outlives it.
@@ -72,6 +77,13 @@ class Coordinator {
   struct StepTimes {
     double draft = 0, target = 0, communication = 0, total = 0;
   };
+  /// What came with the trees of a step.
+  struct DraftReport {
+    double wait = 0;    ///< seconds the step waited
+    double hidden = 0;  ///< seconds drafted ahead
+    DraftCounts counts;
+    bool late = false;
+  };
 
   void handle_arrivals(Clock::time_point until);
   void handle(Letter& letter);
@@ -86,14 +98,21 @@ class Coordinator {
   void on(const PeerId& from, T& message);  // messages a coordinator never receives
 
   void step();
+  void follow_draft_setup();
+  void measure_passes();
   void collect_trees();
+  void cut_trees();
   Clock::duration draft_deadline() const;
   void introduce_sequences();
+  void tell_drafter(std::span<const Progress> done);
+  void add_features(DraftVerdict& verdict, const SequenceRows& rows, const SequencePicks& picks,
+                    std::span<const int32_t> accepted);
   void ask_for_trees(std::vector<DraftVerdict> verdicts);
   void lose_drafter();
   bool drafter_answers() const;
 
-  void report_one(const Progress& progress, const StepTimes& times, bool had_late_draft);
+  void report_one(const Progress& progress, const StepTimes& times);
+  void report_drafting(RequestStats& stats);
   void finish(Request& request, RequestOutput output);
   void cancel_all();
   void announce_fault(const std::string& reason);
@@ -109,6 +128,7 @@ class Coordinator {
   CoordinatorSignals& signals_;
   Scheduler scheduler_;
   StepResult result_;
+  std::vector<std::byte> features_;  ///< of the verdicts about to be sent
   std::optional<DrafterState> drafter_;
   struct Draft {
     int32_t base_length = 0;
@@ -126,9 +146,13 @@ class Coordinator {
   std::set<PeerId> observers_;  ///< peers that sent heartbeats
   SequenceId next_id_ = 1;
   uint64_t step_ = 0;
+  uint64_t setup_version_ = 0;
   double pass_seconds_ = 0;  ///< running mean of the target's passes
-  double last_draft_wait_ = 0;
-  bool draft_was_late_ = false;
+  DraftReport draft_report_;
+  DraftLimits asked_limits_;  ///< of the trees being waited for
+  TreePolicy policy_;
+  bool auto_size_ = false;
+  bool passes_measured_ = false;
   Clock::time_point last_plan_;
   std::optional<Clock::time_point> turn_start_;  ///< while steps follow each other
   bool shutdown_ = false;

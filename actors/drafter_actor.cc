@@ -13,6 +13,30 @@ namespace {
 constexpr Clock::duration kFirstPause = std::chrono::milliseconds(20);
 constexpr Clock::duration kLongestPause = std::chrono::seconds(10);
 
+bool has_probes(const DraftTree& tree) {
+  return std::ranges::any_of(tree.nodes, &DraftNode::probe);
+}
+
+// Gives the verdicts their rows of the attachment. One that does not fit the counts belongs to
+// another message or was cut: then the verdicts come without features.
+void attach_features(VerdictBatch& batch, std::span<const std::byte> attachment) {
+  const size_t row_bytes = size_t(batch.feature_width) * dtype_size(batch.feature_dtype);
+  size_t rows = 0;
+  for (const DraftVerdict& verdict : batch.verdicts) rows += size_t(verdict.features.rows);
+  const bool fits = rows * row_bytes == attachment.size() && row_bytes > 0;
+  if (!fits && rows > 0) {
+    spdlog::warn("drafter: {} bytes of features where {} rows of {} bytes were announced",
+                 attachment.size(), rows, row_bytes);
+  }
+  const std::byte* next = attachment.data();
+  for (DraftVerdict& verdict : batch.verdicts) {
+    const int64_t count = fits ? verdict.features.rows : 0;
+    verdict.features = TensorView::matrix(const_cast<std::byte*>(next), batch.feature_dtype, count,
+                                          batch.feature_width);
+    if (fits) next += size_t(count) * row_bytes;
+  }
+}
+
 }  // namespace
 
 DrafterActor::DrafterActor(Drafter& drafter, DrafterActorOptions options, Clock::time_point now)
@@ -39,9 +63,13 @@ void DrafterActor::handle(std::span<Letter> letters, Clock::time_point now,
   patience_ = options_.reintroduce;
   std::vector<const VerdictBatch*> batches;
   for (Letter& letter : letters) {
+    if (auto* batch = std::get_if<VerdictBatch>(&letter.message)) {
+      on(*batch, letter.attachment);
+      batches.push_back(batch);
+      continue;
+    }
     std::visit([this](auto& message) { on(message); }, letter.message);
     if (finished_) return;
-    if (const auto* batch = std::get_if<VerdictBatch>(&letter.message)) batches.push_back(batch);
   }
   // From the last batch to the first: only the last request for a sequence is worth the work.
   std::unordered_set<SequenceId> taken;
@@ -85,6 +113,20 @@ void DrafterActor::tick(Clock::time_point now, bool connected, std::vector<Messa
   }
 }
 
+bool DrafterActor::work_ahead() {
+  if (!options_.ahead || finished_ || lengths_.empty()) return false;
+  const Clock::time_point start = Clock::now();
+  bool more = false;
+  try {
+    more = drafter_.work_ahead();
+  } catch (const std::exception& error) {
+    spdlog::warn("drafter: {} failed to draft ahead: {}", drafter_.name(), error.what());
+    options_.ahead = false;
+  }
+  if (more) hidden_seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
+  return more;
+}
+
 void DrafterActor::forget(SequenceId id) {
   if (lengths_.erase(id) > 0) drafter_.close(id);
 }
@@ -113,7 +155,8 @@ void DrafterActor::on(const SequenceClosed& message) {
   refused_.erase(message.id);
 }
 
-void DrafterActor::on(const VerdictBatch& message) {
+void DrafterActor::on(VerdictBatch& message, std::span<const std::byte> attachment) {
+  attach_features(message, attachment);
   for (const DraftVerdict& verdict : message.verdicts) apply(verdict);
   for (SequenceId id : message.wanted) {
     lost_track_ |= !lengths_.contains(id) && !refused_.contains(id);
@@ -153,8 +196,11 @@ DraftTrees DrafterActor::answer(const VerdictBatch& batch, const std::vector<Seq
   try {
     std::vector<DraftTree> trees = drafter_.propose(ids, batch.limits);
     for (size_t i = 0; i < ids.size() && i < trees.size(); ++i) {
-      truncate(trees[i], batch.limits.max_nodes, batch.limits.max_depth);
-      if (const auto defect = find_defect(trees[i], options_.vocabulary, 0); !defect.empty()) {
+      // Probes may reach deeper than any candidate may: what they tell is about later passes.
+      truncate(trees[i], batch.limits.max_nodes,
+               has_probes(trees[i]) ? batch.limits.max_nodes : batch.limits.max_depth);
+      const auto defect = find_defect(trees[i], options_.vocabulary, options_.lookahead_count);
+      if (!defect.empty()) {
         spdlog::warn("drafter: {} made a tree that is none: {}", drafter_.name(), defect);
         trees[i] = {};
       }
@@ -164,6 +210,8 @@ DraftTrees DrafterActor::answer(const VerdictBatch& batch, const std::vector<Seq
     spdlog::warn("drafter: {} failed to propose: {}", drafter_.name(), error.what());
     reply.trees.clear();
   }
+  reply.counts = drafter_.take_counts();
+  reply.hidden_seconds = std::exchange(hidden_seconds_, 0.0);
   reply.draft_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return reply;
 }

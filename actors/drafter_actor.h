@@ -37,6 +37,8 @@ struct DrafterFaults {
 
 struct DrafterActorOptions {
   int vocabulary = 0;
+  int lookahead_count = 0;   ///< look-ahead embeddings that probes may name
+  bool ahead = false;        ///< draft while no message waits
   uint32_t incarnation = 0;  ///< how often it was started before
   int32_t rank = 0;
   std::string host;
@@ -60,6 +62,9 @@ class DrafterActor {
   /// What time alone brings: the first introduction, heartbeats, another introduction.
   void tick(Clock::time_point now, bool connected, std::vector<Message>& out);
 
+  /// One increment of drafting ahead; false when it is off or there is nothing worth doing.
+  bool work_ahead();
+
   bool finished() const { return finished_; }
   const std::string& reason() const { return reason_; }  ///< why it finished
   bool coordinator_gone() const { return gone_; }        ///< it finished for silence
@@ -69,7 +74,7 @@ class DrafterActor {
  private:
   void on(SequenceOpened& message);
   void on(const SequenceClosed& message);
-  void on(const VerdictBatch& message);
+  void on(VerdictBatch& message, std::span<const std::byte> attachment);
   void on(const Shutdown& message);
   template <typename T>
   void on(const T&) {}  // what a drafter never receives
@@ -89,7 +94,8 @@ class DrafterActor {
   bool gone_ = false;
   std::string reason_;
   bool introduced_ = false;
-  bool lost_track_ = false;  ///< a sequence has to be opened again
+  bool lost_track_ = false;    ///< a sequence has to be opened again
+  double hidden_seconds_ = 0;  ///< spent drafting ahead since the last answer
   bool was_connected_ = false;
   bool was_ever_connected_ = false;
   uint64_t heartbeats_ = 0;

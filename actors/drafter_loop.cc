@@ -126,11 +126,15 @@ DrafterEnd run_drafter(Link& link, Drafter& drafter, const DrafterActorOptions& 
   std::vector<Letter> letters;
   std::vector<Message> replies;
   int received = 0;
+  bool busy = false;
   while (!stop.load(std::memory_order_relaxed) && !actor.finished()) {
     replies.clear();
     actor.tick(Clock::now(), link.connected(), replies);
     for (Message& reply : replies) sender.send(reply);
-    receive_some(link, std::min(actor.next_tick(), Clock::now() + kNap), letters);
+    // A drafter that drafts ahead looks for messages between two increments of its work.
+    const Clock::time_point nap = std::min(actor.next_tick(), Clock::now() + kNap);
+    receive_some(link, busy ? Clock::time_point{} : nap, letters);
+    busy = letters.empty() ? actor.work_ahead() : true;
     received += int(letters.size());
     if (die_at >= 0 && received > die_at) return DrafterEnd::kDied;
     replies.clear();

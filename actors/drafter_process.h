@@ -21,7 +21,9 @@ namespace convoke {
 struct DrafterWorkerOptions {
   std::string endpoint;  ///< the coordinator's mailbox
   std::string drafter;   ///< DrafterSpec::text()
-  int vocabulary = 0;
+  bool shared_noise = true;
+  bool ahead = false;
+  DraftContext context;
   uint32_t incarnation = 0;
   int32_t rank = 0;
   std::string host;

@@ -34,7 +34,16 @@ T parse_integer(const std::string& name, const std::string& text) {
 std::vector<std::string> worker_arguments(const DrafterWorkerOptions& options) {
   return {"--connect",     options.endpoint,
           "--drafter",     options.drafter,
-          "--vocabulary",  std::to_string(options.vocabulary),
+          "--noise",       options.shared_noise ? "shared" : "none",
+          "--ahead",       options.ahead ? "on" : "off",
+          "--vocabulary",  std::to_string(options.context.vocabulary),
+          "--model",       options.context.model.string(),
+          "--load-format", options.context.load_format,
+          "--dtype",       options.context.dtype,
+          "--cpu-isa",     options.context.cpu_isa,
+          "--threads",     std::to_string(options.context.threads),
+          "--sequences",   std::to_string(options.context.max_sequences),
+          "--length",      std::to_string(options.context.max_model_len),
           "--incarnation", std::to_string(options.incarnation),
           "--rank",        std::to_string(options.rank),
           "--host",        options.host,
@@ -54,7 +63,25 @@ DrafterWorkerOptions parse_worker_arguments(std::span<const std::string> argumen
     } else if (name == "--drafter") {
       options.drafter = value;
     } else if (name == "--vocabulary") {
-      options.vocabulary = parse_integer<int>(name, value);
+      options.context.vocabulary = parse_integer<int>(name, value);
+    } else if (name == "--noise") {
+      options.shared_noise = value == "shared";
+    } else if (name == "--ahead") {
+      options.ahead = value == "on";
+    } else if (name == "--model") {
+      options.context.model = value;
+    } else if (name == "--load-format") {
+      options.context.load_format = value;
+    } else if (name == "--dtype") {
+      options.context.dtype = value;
+    } else if (name == "--cpu-isa") {
+      options.context.cpu_isa = value;
+    } else if (name == "--threads") {
+      options.context.threads = parse_integer<int>(name, value);
+    } else if (name == "--sequences") {
+      options.context.max_sequences = parse_integer<int>(name, value);
+    } else if (name == "--length") {
+      options.context.max_model_len = parse_integer<int>(name, value);
     } else if (name == "--incarnation") {
       options.incarnation = parse_integer<uint32_t>(name, value);
     } else if (name == "--rank") {
@@ -79,11 +106,18 @@ int run_drafter_worker(const DrafterWorkerOptions& worker) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGTERM, request_stop);
   try {
-    const auto drafter =
-        make_drafter(DrafterSpec::parse(worker.drafter), {.vocabulary = worker.vocabulary});
+    DrafterSpec spec = DrafterSpec::parse(worker.drafter);
+    spec.shared_noise = worker.shared_noise;
+    spec.ahead = worker.ahead;
+    const auto drafter = make_drafter(spec, worker.context);
     if (!drafter) throw_error(ErrorKind::kUsage, "drafter-worker: nothing to do for 'none'");
     DrafterActorOptions options;
-    options.vocabulary = worker.vocabulary;
+    options.vocabulary = worker.context.vocabulary;
+    if (!worker.context.model.empty()) {
+      options.lookahead_count =
+          draft_needs(spec, ModelConfig::load(worker.context.model)).lookahead_count;
+    }
+    options.ahead = worker.ahead;
     options.incarnation = worker.incarnation;
     options.rank = worker.rank;
     options.host = worker.host;

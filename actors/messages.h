@@ -49,7 +49,11 @@ struct RequestStats {
   int64_t accepted_tokens = 0;
   std::vector<int64_t> accepted_by_depth;  ///< [depth] passes that accepted a node of that depth
   std::vector<int64_t> drafted_by_depth;   ///< [depth] passes whose tree reached that depth
-  int64_t late_drafts = 0;                 ///< passes whose tree missed the deadline
+  /// Verdicts that a drafter could compare with what it had grown, and those it had grown right.
+  int64_t draft_outcomes = 0, draft_outcomes_in_tree = 0;
+  int64_t draft_passes = 0;         ///< of the draft model
+  double draft_hidden_seconds = 0;  ///< drafting while the target worked
+  int64_t late_drafts = 0;          ///< passes whose tree missed the deadline
   int64_t preemptions = 0;
   double queue_seconds = 0;        ///< submission to first scheduled
   double first_token_seconds = 0;  ///< submission to first token

@@ -185,6 +185,8 @@ class Backend {
   /// x[r][c] += bias[c]; x float32.
   virtual void add_bias(Stream&, const TensorView& x, const float* bias) = 0;
   virtual void fill_zero(Stream&, const TensorView& x) = 0;
+  /// y = x, rounded to y's dtype; x float32, y float32 or bfloat16, same extents, no overlap.
+  virtual void convert(Stream&, const TensorView& x, const TensorView& y) = 0;
   /// Moves are applied in order within each layer (a later source may be an earlier target).
   virtual void move_kv(Stream&, std::span<const KvLayer> layers, std::span<const KvMove> moves) = 0;
 

@@ -165,9 +165,19 @@ void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
                      parse_speculative_config(value, common.ignored_speculative);
                });
   }
-  group.integer("--draft-tokens", common.draft_tokens, 0, 256,
-                "largest draft tree, in tokens (default: 16)");
+  group.text("--draft-tokens", "auto|N",
+             "tokens of a draft tree: chosen for speed step by step, or fixed (default: auto)",
+             [&common](const std::string& flag, const std::string& value) {
+               common.draft_tokens.reset();
+               if (value != "auto") common.draft_tokens = int(parse_int(flag, value, 0, 1024));
+             });
   group.integer("--draft-depth", common.draft_depth, 1, 64, "deepest draft (default: 8)");
+  group.integer("--draft-top-k", common.draft_top_k, 1, 64,
+                "continuations looked at after each draft token (default: the drafter's)");
+  group.choice("--draft-ahead", common.draft_ahead, {"auto", "on", "off"},
+               "draft while the target works (default: auto, where the drafter has a rank)");
+  group.flag("--no-shared-noise", common.unshared_noise,
+             "rank drafts without the noise of the pick rule, to compare");
   group.choice("--drafter-placement", common.engine.drafter_placement,
                {"auto", "thread", "process", "rank"},
                "beside the coordinator, as its child process, or on a rank of its own");
@@ -255,8 +265,14 @@ void finish_common(EngineOptions& engine, CommonFlags& common, std::vector<std::
   if (common.drafter) engine.drafter = *common.drafter;
   if (common.speculative_config) engine.drafter = *common.speculative_config;
   const auto set_limits = [&](DrafterSpec& spec) {
-    if (common.draft_tokens) spec.limits.max_nodes = *common.draft_tokens;
+    if (common.draft_tokens) {
+      spec.limits.max_nodes = *common.draft_tokens;
+      spec.auto_size = false;
+    }
     if (common.draft_depth) spec.limits.max_depth = *common.draft_depth;
+    if (common.draft_top_k) spec.limits.top_k = *common.draft_top_k;
+    if (common.draft_ahead != "auto") spec.ahead = common.draft_ahead == "on";
+    if (common.unshared_noise) spec.shared_noise = false;
   };
   set_limits(engine.drafter);
   for (DrafterSpec& spec : common.drafters) set_limits(spec);

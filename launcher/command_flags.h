@@ -14,7 +14,9 @@ namespace convoke {
 struct CommonFlags {
   EngineOptions engine;
   std::optional<DrafterSpec> drafter, speculative_config;
-  std::optional<int> draft_tokens, draft_depth;
+  std::optional<int> draft_tokens, draft_depth, draft_top_k;
+  std::string draft_ahead = "auto";
+  bool unshared_noise = false;
   std::vector<DrafterSpec> drafters;
   SamplingFlags sampling;
   std::string generation_config = "auto";

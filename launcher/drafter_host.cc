@@ -19,11 +19,18 @@ std::string host_name() {
   return gethostname(name, sizeof name - 1) == 0 ? name : "localhost";
 }
 
+DrafterSpec with_ahead(DrafterSpec spec, bool otherwise) {
+  spec.ahead = spec.ahead.value_or(otherwise);
+  return spec;
+}
+
 class DrafterThread : public DrafterHost {
  public:
-  DrafterThread(const DrafterSpec& spec, const std::string& endpoint, int vocabulary)
-      : drafter_(make_drafter(spec, {.vocabulary = vocabulary})) {
-    options_.vocabulary = vocabulary;
+  DrafterThread(const DrafterSpec& spec, const std::string& endpoint, const DraftContext& context)
+      : drafter_(make_drafter(with_ahead(spec, false), context)) {  // it shares the target's cores
+    options_.vocabulary = context.vocabulary;
+    options_.lookahead_count = draft_needs(spec, ModelConfig::load(context.model)).lookahead_count;
+    options_.ahead = spec.ahead.value_or(false);
     options_.host = host_name();
     options_.faults = DrafterFaults::from_environment();
     thread_ = std::thread([this, endpoint] {
@@ -54,12 +61,15 @@ class DrafterChild : public DrafterHost {
 }  // namespace
 
 std::unique_ptr<DrafterHost> make_drafter_process(const DrafterSpec& spec,
-                                                  const std::string& endpoint, int vocabulary,
-                                                  int rank, const std::string& role) {
+                                                  const std::string& endpoint,
+                                                  const DraftContext& context, int rank,
+                                                  const std::string& role) {
   DrafterProcessOptions options;
   options.worker.endpoint = endpoint;
   options.worker.drafter = spec.text();
-  options.worker.vocabulary = vocabulary;
+  options.worker.shared_noise = spec.shared_noise;
+  options.worker.ahead = spec.ahead.value_or(rank > 0);  // a rank has cores of its own
+  options.worker.context = context;
   options.worker.rank = rank;
   options.worker.host = host_name();
   options.worker.role = role;
@@ -70,11 +80,11 @@ std::unique_ptr<DrafterHost> make_drafter_process(const DrafterSpec& spec,
 std::unique_ptr<DrafterHost> make_drafter_host(const DrafterSpec& spec,
                                                const std::string& placement,
                                                const std::vector<std::string>& endpoints,
-                                               int vocabulary) {
+                                               const DraftContext& context) {
   if (placement == "process") {
-    return make_drafter_process(spec, endpoints.back(), vocabulary, 0, "drafter");
+    return make_drafter_process(spec, endpoints.back(), context, 0, "drafter");
   }
-  return std::make_unique<DrafterThread>(spec, endpoints.front(), vocabulary);
+  return std::make_unique<DrafterThread>(spec, endpoints.front(), context);
 }
 
 }  // namespace convoke

@@ -20,11 +20,12 @@ class DrafterHost {
 std::unique_ptr<DrafterHost> make_drafter_host(const DrafterSpec& spec,
                                                const std::string& placement,
                                                const std::vector<std::string>& endpoints,
-                                               int vocabulary);
+                                               const DraftContext& context);
 
 /// A child process of this one (a drafter rank's, say), restarted when it dies.
 std::unique_ptr<DrafterHost> make_drafter_process(const DrafterSpec& spec,
-                                                  const std::string& endpoint, int vocabulary,
-                                                  int rank, const std::string& role);
+                                                  const std::string& endpoint,
+                                                  const DraftContext& context, int rank,
+                                                  const std::string& role);
 
 }  // namespace convoke

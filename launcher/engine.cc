@@ -17,7 +17,7 @@ namespace convoke {
 namespace {
 
 constexpr std::chrono::milliseconds kReceiveSlice{100};
-constexpr std::chrono::seconds kDrafterPatience{30};
+constexpr std::chrono::seconds kDrafterPatience{300};
 
 /// The connection to one replica's coordinator.
 struct ReplicaLink {
@@ -246,7 +246,7 @@ void RunningEngine::start_drafter(const DrafterSpec& spec) {
     CoordinatorHost& host = *coordinators_[r];
     const uint32_t seen = host.signals().drafters_seen.load();
     drafters_.push_back(make_drafter_host(spec, options_.drafter_placement,
-                                          host.wait_ready().endpoints, setup_.config.vocabulary));
+                                          host.wait_ready().endpoints, setup_.draft_context()));
     const Clock::time_point patience = Clock::now() + kDrafterPatience;
     while (host.signals().drafters_seen.load() == seen) {
       check_failure();
@@ -270,6 +270,7 @@ void RunningEngine::use_drafter(const DrafterSpec& spec) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
+  setup_.draft_setup->set(make_draft_support(spec, setup_.config));
   start_drafter(spec);
 }
 

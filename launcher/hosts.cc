@@ -44,7 +44,7 @@ void CoordinatorHost::run(const ReplicaSetup& setup, std::unique_ptr<Communicato
     LeadingShard leader(rank.communicator(), rank.executor());
     CoordinatorOptions options;
     options.scheduler = setup.scheduler_options();
-    options.draft_limits = setup.options.drafter.limits;
+    options.draft_setup = setup.draft_setup.get();
     options.draft_deadline =
         std::chrono::duration<double, std::milli>(setup.options.draft_deadline_ms);
     options.role = role_;

@@ -52,7 +52,7 @@ void serve_coordinator(JobMember& member, const ReplicaSetup& setup,
   std::unique_ptr<DrafterHost> drafter;
   if (member.roles().drafter && !member.roles().drafter_ranks()) {
     drafter = make_drafter_host(setup.options.drafter, setup.options.drafter_placement,
-                                host.wait_ready().endpoints, setup.config.vocabulary);
+                                host.wait_ready().endpoints, setup.draft_context());
   }
   host.join();
   if (failures.failed()) throw Error(ErrorKind::kPeer, failures.reason());
@@ -63,8 +63,8 @@ void serve_drafter(JobMember& member, const ReplicaSetup& setup) {
   const std::vector<std::string> endpoints = member.exchange("", "");
   const std::string& endpoint =
       endpoints[size_t(member.roles().coordinator_of(member.role().replica))];
-  const auto drafter = make_drafter_process(
-      setup.options.drafter, endpoint, setup.config.vocabulary, member.rank(), member.describe());
+  const auto drafter = make_drafter_process(setup.options.drafter, endpoint, setup.draft_context(),
+                                            member.rank(), member.describe());
   // The coordinator tells whoever sends it heartbeats when it ends. That the coordinator could die
   // is the supervisor's business.
   const std::unique_ptr<Link> link = make_zmq_link(endpoint);

@@ -99,16 +99,6 @@ std::shared_ptr<const TensorSource> open_source(const EngineOptions& options,
   return source;
 }
 
-LookaheadTable open_lookahead(const DraftNeeds& needs, const ModelConfig& config) {
-  if (needs.lookahead_count == 0) return {};
-  if (needs.lookahead_directory.empty()) {
-    return random_lookahead(needs.lookahead_count, config.hidden);
-  }
-  LookaheadTable table = load_lookahead(needs.lookahead_directory, config);
-  CONVOKE_CHECK_LE(needs.lookahead_count, table.count);
-  return table;
-}
-
 }  // namespace
 
 int usable_cpus() {
@@ -136,7 +126,18 @@ ShardLimits ReplicaSetup::shard_limits() const {
           .max_rows = options.max_batched_tokens,
           .max_positions = max_model_len,
           .kv_blocks = kv_blocks,
-          .probe_candidates = needs.probe_candidates};
+          .draft_setup = draft_setup.get()};
+}
+
+DraftContext ReplicaSetup::draft_context() const {
+  return {.vocabulary = config.vocabulary,
+          .model = options.model,
+          .load_format = options.load_format,
+          .dtype = options.dtype,
+          .cpu_isa = options.cpu_isa,
+          .threads = options.threads,
+          .max_sequences = options.max_num_seqs,
+          .max_model_len = max_model_len > 0 ? max_model_len : options.max_model_len};
 }
 
 SchedulerOptions ReplicaSetup::scheduler_options() const {
@@ -148,7 +149,7 @@ SchedulerOptions ReplicaSetup::scheduler_options() const {
           .max_model_len = max_model_len,
           .vocabulary = config.vocabulary,
           .eos_tokens = {config.eos_tokens.begin(), config.eos_tokens.end()},
-          .lookahead_count = needs.lookahead_count};
+          .lookahead_count = draft_setup->get()->needs.lookahead_count};
 }
 
 CommunicatorOptions ReplicaSetup::communicator_options() const {
@@ -163,12 +164,11 @@ ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_in
   setup.options = options;
   setup.config = ModelConfig::load(options.model);
   setup.tp = tp;
-  setup.needs = draft_needs(options.drafter, setup.config);
   make_shard_plan(setup.config.extents(), tp, 0);  // throws if tp does not divide the model
   setup.dtype = weight_dtype(options.dtype, setup.config);
   setup.isa = choose_isa(options.cpu_isa);
   setup.max_model_len = context_length(options, setup.config);
-  setup.lookahead = open_lookahead(setup.needs, setup.config);
+  setup.draft_setup->set(make_draft_support(options.drafter, setup.config));
   setup.source = open_source(options, setup.config);
   const int threads = options.threads == 0 ? usable_cpus() : options.threads;
   setup.threads = std::max(1, threads / shards_in_process);
@@ -186,10 +186,6 @@ ShardRank::ShardRank(const ReplicaSetup& setup, std::unique_ptr<Communicator> co
           setup.source != nullptr ? setup.source : std::make_shared<const DummySource>(config_),
           setup.dtype, setup.max_model_len)),
       executor_(std::make_unique<ShardExecutor>(*backend_, *communicator_, config_, plan_, weights_,
-                                                setup.shard_limits())) {
-  if (setup.lookahead.count > 0) {
-    weights_.set_lookahead(*backend_, setup.lookahead, plan_.rank);
-  }
-}
+                                                setup.shard_limits())) {}
 
 }  // namespace convoke

@@ -8,8 +8,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/engine.h"
 #include "parallel/communicator.h"
-#include "runtime/draft_needs.h"
-#include "runtime/lookahead_table.h"
+#include "runtime/draft_setup.h"
 #include "runtime/model_config.h"
 #include "runtime/model_files/tensor_source.h"
 #include "runtime/scheduler.h"
@@ -27,13 +26,13 @@ struct ReplicaSetup {
   std::shared_ptr<const TensorSource> source;
   DType dtype = DType::kBFloat16;
   cpu::Isa isa = cpu::Isa::kPortable;
-  DraftNeeds needs;
-  LookaheadTable lookahead;  ///< empty unless the drafter names look-ahead embeddings
   int tp = 1;
   int threads = 1;  ///< per shard, on this host
   int max_model_len = 0;
   int32_t kv_blocks = 0;
+  std::shared_ptr<DraftSetup> draft_setup = std::make_shared<DraftSetup>();
 
+  DraftContext draft_context() const;
   ShardLimits shard_limits() const;
   SchedulerOptions scheduler_options() const;
   CommunicatorOptions communicator_options() const;

@@ -27,6 +27,10 @@ void add_stats(RequestStats& sum, const RequestStats& stats) {
   sum.accepted_tokens += stats.accepted_tokens;
   add_per_depth(sum.accepted_by_depth, stats.accepted_by_depth);
   add_per_depth(sum.drafted_by_depth, stats.drafted_by_depth);
+  sum.draft_outcomes += stats.draft_outcomes;
+  sum.draft_outcomes_in_tree += stats.draft_outcomes_in_tree;
+  sum.draft_passes += stats.draft_passes;
+  sum.draft_hidden_seconds += stats.draft_hidden_seconds;
   sum.late_drafts += stats.late_drafts;
   sum.preemptions += stats.preemptions;
   sum.queue_seconds += stats.queue_seconds;
@@ -57,6 +61,23 @@ std::vector<double> acceptance_by_depth(const RequestStats& stats) {
   return shares;
 }
 
+double hidden_share(const RequestStats& stats) {
+  const double all = stats.draft_hidden_seconds + stats.draft_seconds;
+  return stats.draft_hidden_seconds > 0 ? stats.draft_hidden_seconds / all : 0.0;
+}
+
+double outcomes_in_tree(const RequestStats& stats) {
+  return stats.draft_outcomes > 0
+             ? double(stats.draft_outcomes_in_tree) / double(stats.draft_outcomes)
+             : 0.0;
+}
+
+double tokens_per_pass(const RequestStats& stats, int64_t requests) {
+  return stats.decode_steps > 0
+             ? double(stats.output_tokens - requests) / double(stats.decode_steps)
+             : 0.0;
+}
+
 double decode_tokens_per_second(const RequestStats& stats) {
   const double seconds = stats.total_seconds - stats.first_token_seconds;
   return stats.output_tokens > 1 && seconds > 0 ? double(stats.output_tokens - 1) / seconds : 0.0;
@@ -82,6 +103,9 @@ nlohmann::ordered_json stats_json(const RequestStats& stats) {
       {"acceptance_rate", acceptance_rate(stats)},
       {"mean_acceptance_length", mean_acceptance_length(stats)},
       {"acceptance_by_depth", acceptance_by_depth(stats)},
+      {"draft_passes", stats.draft_passes},
+      {"hidden_draft_share", hidden_share(stats)},
+      {"outcomes_in_tree", outcomes_in_tree(stats)},
       {"late_drafts", stats.late_drafts},
       {"preemptions", stats.preemptions},
       {"step_ms",
@@ -110,6 +134,12 @@ std::string stats_table(const RequestStats& stats) {
     if (!depths.empty()) line("acceptance by depth", depths.substr(0, depths.size() - 1));
   } else {
     line("drafts", "none");
+  }
+  if (stats.draft_hidden_seconds > 0) {
+    line(
+        "drafted ahead",
+        fmt::format("{:.0f} % of the drafting time was hidden, {:.0f} % of the outcomes were ready",
+                    100 * hidden_share(stats), 100 * outcomes_in_tree(stats)));
   }
   if (stats.late_drafts > 0) line("late drafts", fmt::format("{}", stats.late_drafts));
   if (stats.preemptions > 0) line("preemptions", fmt::format("{}", stats.preemptions));

@@ -16,6 +16,12 @@ void add_stats(RequestStats& sum, const RequestStats& stats);
 double acceptance_rate(const RequestStats& stats);
 /// Tokens gained by a pass with a draft: 1 + accepted ÷ drafts (the next token counts).
 double mean_acceptance_length(const RequestStats& stats);
+/// Tokens after the first of each request ÷ target passes that picked them, drafts or not.
+double tokens_per_pass(const RequestStats& stats, int64_t requests = 1);
+/// Of the time spent drafting, the share that the target did not wait for.
+double hidden_share(const RequestStats& stats);
+/// Of the verdicts that came while a tree had grown on, the share whose outcome lay in it.
+double outcomes_in_tree(const RequestStats& stats);
 /// [depth] of the passes whose tree reached that depth, the share that accepted a node there.
 std::vector<double> acceptance_by_depth(const RequestStats& stats);
 /// Tokens after the first ÷ time after the first, of requests that ran one after another.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -53,7 +54,7 @@ struct DraftVerdict {
 };
 
 struct DraftLimits {
-  int32_t max_nodes = 16;  ///< probes included
+  int32_t max_nodes = 64;  ///< probes included
   int32_t max_depth = 8;
   int32_t top_k = 0;  ///< children looked at per node; 0 = the method's own choice
 };
@@ -87,8 +88,11 @@ struct DrafterSpec {
   std::string method = "none";
   std::string argument;  ///< directory or method-specific text; may be empty
   DraftLimits limits;
+  bool auto_size = true;     ///< the limits are the most; else every tree has `max_nodes`
   bool shared_noise = true;  ///< rank with the pick rule's noise; off for comparison only
-  bool ahead = false;        ///< draft while the target works (a device of its own)
+  /// Draft while the target works; unset: where the drafter has a rank, and so a device, of its
+  /// own.
+  std::optional<bool> ahead;
   static DrafterSpec parse(const std::string& text);  ///< throws Error(kUsage) listing the methods
   std::string text() const { return argument.empty() ? method : method + ":" + argument; }
 };

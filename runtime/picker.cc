@@ -67,24 +67,29 @@ int64_t gather_capacity(int vocabulary, int tp) {
 }
 
 Picker::Picker(Backend& backend, Communicator& communicator, const ShardPlan& plan, int vocabulary,
-               int max_rows, int rank_count)
+               int max_rows)
     : backend_(backend),
       communicator_(communicator),
       plan_(plan),
       vocabulary_(vocabulary),
-      slice_width_(widest_slice(vocabulary, plan.tp)),
-      rank_count_(size_t(rank_count)) {
-  CONVOKE_CHECK(rank_count >= 0 && rank_count <= kMaxRanked);
+      slice_width_(widest_slice(vocabulary, plan.tp)) {
   for (Group* group : {&plain_, &filtered_}) {
     group->requests.reserve(size_t(max_rows));
     group->rows.reserve(size_t(max_rows));
     group->params.reserve(size_t(max_rows));
     group->picks.reserve(size_t(max_rows));
-    group->rankings.reserve(size_t(max_rows) * rank_count_);
   }
   bids_.resize(size_t(plan.tp) * kLogitRows);
-  if (plan.tp > 1) gathered_rankings_.resize(size_t(plan.tp) * kLogitRows * rank_count_);
   edits_.reserve(kUsualEdits);
+}
+
+void Picker::rank_probes(int count) {
+  CONVOKE_CHECK(count >= 0 && count <= kMaxRanked);
+  rank_count_ = size_t(count);
+  for (Group* group : {&plain_, &filtered_}) {
+    group->rankings.reserve(group->requests.capacity() * rank_count_);
+  }
+  if (plan_.tp > 1) gathered_rankings_.resize(size_t(plan_.tp) * kLogitRows * rank_count_);
 }
 
 void Picker::begin() {

@@ -26,14 +26,16 @@ struct PickRequest {
   size_t edits_begin = 0, edits_end = 0;
   Pick* pick = nullptr;                           ///< out
   std::vector<TokenLogprob>* logprobs = nullptr;  ///< out; resized to 1 + params.logprobs, or null
-  std::vector<RankedToken>* ranked = nullptr;  ///< out; resized to the picker's rank_count, or null
+  std::vector<RankedToken>* ranked = nullptr;     ///< out; resized to rank_probes(), or null
 };
 
 class Picker {
  public:
-  /// `rank_count`: tokens of a ranking, 0 to kMaxRanked.
   Picker(Backend& backend, Communicator& communicator, const ShardPlan& plan, int vocabulary,
-         int max_rows, int rank_count = 0);
+         int max_rows);
+
+  /// How many tokens a ranking has from now on, 0 to kMaxRanked (allocates).
+  void rank_probes(int count);
 
   /// Collects the requests of a step (leader only, outside of programs).
   void begin();
@@ -67,7 +69,7 @@ class Picker {
   int64_t slice_width_;  ///< of the widest rank: gathered slices are padded to it
   Group plain_, filtered_;
   std::vector<LogitEdit> edits_;
-  size_t rank_count_;
+  size_t rank_count_ = 0;
   std::vector<RankedToken> gathered_rankings_;  ///< [tp][kLogitRows][rank_count]
   std::vector<Pick> bids_;                      ///< [tp * kLogitRows]
   std::vector<TokenLogprob> logprobs_;          ///< [max filtered rows][1 + max_logprobs_]

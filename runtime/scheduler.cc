@@ -126,6 +126,7 @@ void Scheduler::begin_plan() {
   plan_.opened.clear();
   plan_.sequences.clear();
   scheduled_.clear();
+  planned_.clear();
   rows_left_ = options_.max_rows;
 }
 
@@ -204,6 +205,7 @@ SequenceRows& Scheduler::schedule(State& s, size_t chain) {
   }
   SequenceRows& rows = plan_.sequences.emplace_back();
   scheduled_.push_back(&s);
+  planned_.push_back(s.id);
   rows.place = s.place;
   rows.commit = std::exchange(s.commit, {});
   rows.context = s.computed;
@@ -257,6 +259,9 @@ std::span<const Progress> Scheduler::commit(const StepResult& result) {
     progress.sequence = int32_t(i);
     advance(s, rows, result.sequences[i], progress);
     if (progress.end != SequenceEnd::kNone) ended.push_back(&s);
+  }
+  for (size_t i = 0; i < scheduled_.size(); ++i) {
+    if (scheduled_[i] == nullptr) planned_[i] = 0;
   }
   for (State* s : ended) retire(*s);
   update_decoding();

@@ -92,6 +92,10 @@ class Scheduler {
   /// what rows, blocks, context and max_tokens allow.
   using TreeLookup = std::function<const DraftTree*(SequenceId id, int32_t length)>;
   const StepPlan& plan(const TreeLookup& trees);
+  /// Parallel to the plan's sequences; 0 where one has been cancelled since. Valid until plan().
+  std::span<const SequenceId> planned() const { return planned_; }
+  const StepPlan& last_plan() const { return plan_; }
+  void set_lookahead_count(int count) { options_.lookahead_count = count; }
   /// Verifies the last plan's trees and moves sequences on. Finished ones are gone afterwards.
   std::span<const Progress> commit(const StepResult& result);
 
@@ -121,6 +125,7 @@ class Scheduler {
   std::vector<SequenceId> decoding_;
   StepPlan plan_;
   std::vector<State*> scheduled_;  ///< parallel to plan_.sequences; null once cancelled
+  std::vector<SequenceId> planned_;
   std::vector<Progress> progress_;
   int rows_left_ = 0;
   uint64_t arrivals_ = 0;

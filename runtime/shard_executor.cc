@@ -17,8 +17,7 @@ ShardExecutor::ShardExecutor(Backend& backend, Communicator& communicator,
               .head_dim = config.head_dim,
               .dtype = weights.lm_head->activation_dtype()},
              limits.kv_blocks),
-      picker_(backend, communicator, plan, config.vocabulary, limits.max_rows,
-              limits.probe_candidates),
+      picker_(backend, communicator, plan, config.vocabulary, limits.max_rows),
       places_(size_t(limits.max_sequences)) {
   const auto rows = size_t(limits.max_rows);
   for (auto* list : {&tokens_, &sequence_, &position_, &slot_, &context_, &path_slots_}) {
@@ -37,6 +36,7 @@ ShardExecutor::ShardExecutor(Backend& backend, Communicator& communicator,
 
 void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
   const auto start = std::chrono::steady_clock::now();
+  follow_draft_setup();
   apply_opens_and_closes(plan);
   lay_out_rows(plan, result);
 
@@ -56,9 +56,21 @@ void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
     });
     picker_.deliver();
   }
+  result.features = transformer_.features(batch.rows);
   result.communication_seconds = transformer_.take_communication_seconds();
   result.compute_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void ShardExecutor::follow_draft_setup() {
+  if (limits_.draft_setup == nullptr) return;
+  const uint64_t version = limits_.draft_setup->version();
+  if (version == support_version_) return;
+  support_version_ = version;
+  support_ = limits_.draft_setup->get();
+  transformer_.export_features(support_->needs.features);
+  transformer_.set_lookahead(support_->lookahead);
+  picker_.rank_probes(support_->needs.probe_candidates);
 }
 
 void ShardExecutor::apply_opens_and_closes(const StepPlan& plan) {
@@ -110,6 +122,7 @@ void ShardExecutor::lay_out_sequence(const SequenceRows& rows, Place& place, int
 
   place.counts.append(rows.chain);
   const int first_row = int(tokens_.size());
+  picks.first_row = first_row;
   for (int i = 0; i < chain; ++i) add_chain_row(rows.chain[size_t(i)], rows.context + i, index);
   for (int n = 0; n < rows.tree.size(); ++n) add_tree_row(rows, n, first_row, index);
   place.tree_slot = rows.context + chain;
@@ -121,7 +134,7 @@ void ShardExecutor::lay_out_sequence(const SequenceRows& rows, Place& place, int
   // Lists of lists are never made shorter, so that the inner ones keep their memory.
   if (place.sampling.logprobs < 0) picks.logprobs.clear();
   if (place.sampling.logprobs >= 0 && picks.logprobs.size() < count) picks.logprobs.resize(count);
-  const bool ranks = limits_.probe_candidates > 0;
+  const bool ranks = support_ != nullptr && support_->needs.probe_candidates > 0;
   if (ranks && picks.ranked.size() < count) picks.ranked.resize(count);
   for (std::vector<RankedToken>& ranked : picks.ranked) ranked.clear();
   for (size_t i = 0; i < count; ++i) {

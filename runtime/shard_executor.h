@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "parallel/communicator.h"
+#include "runtime/draft_setup.h"
 #include "runtime/kv_cache.h"
 #include "runtime/penalties.h"
 #include "runtime/picker.h"
@@ -22,7 +23,7 @@ struct ShardLimits {
   int max_rows = 512;       ///< of one step
   int max_positions = 512;  ///< of one sequence, tree rows included
   int32_t kv_blocks = 0;
-  int probe_candidates = 0;  ///< ranked tokens per probe row (DraftNeeds)
+  const DraftSetup* draft_setup = nullptr;  ///< outlives the executor; null: no drafter ever
 };
 
 class ShardExecutor {
@@ -47,6 +48,7 @@ class ShardExecutor {
     std::vector<DraftNode> tree;
   };
 
+  void follow_draft_setup();
   void apply_opens_and_closes(const StepPlan& plan);
   void apply_commit(const SequenceRows& rows, Place& place);
   void lay_out_rows(const StepPlan& plan, StepResult& result);
@@ -63,6 +65,8 @@ class ShardExecutor {
   KvCache cache_;
   Picker picker_;
   std::vector<Place> places_;
+  std::shared_ptr<const DraftSupport> support_;
+  uint64_t support_version_ = 0;
 
   // The rows of the current step; capacity reserved once.
   std::vector<int32_t> tokens_, sequence_, position_, slot_, context_, path_begin_, path_slots_;

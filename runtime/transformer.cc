@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -58,24 +59,71 @@ void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
 
   if (plan_.tp == 1) {
     backend_.embed(
-        stream,
-        {.tokens = tokens, .table = weights_.embedding, .lookahead = weights_.lookahead, .x = x});
+        stream, {.tokens = tokens, .table = weights_.embedding, .lookahead = lookahead_, .x = x});
   } else {
     // Each rank embeds the tokens of its vocabulary slice, and zeros for the rest. The sum over
     // ranks is exact, so it does not matter that it goes by way of an accumulation.
     backend_.embed(stream, {.tokens = tokens,
                             .table = weights_.embedding,
                             .first_token = int32_t(plan_.vocabulary.begin),
-                            .lookahead = weights_.lookahead,
+                            .lookahead = lookahead_,
                             .x = partial(rows)});
     backend_.fill_zero(stream, x);
     reduce_into_residual(stream, {}, rows);
   }
   for (int l = 0; l < config_.layers; ++l) {
+    export_residual(stream, l, rows);
     attention_block(stream, weights_.layers[size_t(l)], cache.layers()[size_t(l)],
                     config_.window.empty() ? 0 : config_.window[size_t(l)], batch);
     mlp_block(stream, weights_.layers[size_t(l)], rows);
   }
+  export_residual(stream, config_.layers, rows);
+  export_final(stream, rows);
+}
+
+void Transformer::set_lookahead(const LookaheadTable& table) {
+  const size_t bytes = table.values.size() * sizeof(float);
+  lookahead_memory_ = bytes == 0 ? nullptr : backend_.allocate(bytes);
+  lookahead_ = TensorView::matrix(lookahead_memory_ ? lookahead_memory_->data() : nullptr,
+                                  DType::kFloat32, table.count, table.hidden);
+  if (bytes == 0) return;
+  if (plan_.rank == 0) {
+    std::memcpy(lookahead_memory_->data(), table.values.data(), bytes);
+  } else {
+    std::memset(lookahead_memory_->data(), 0, bytes);  // the ranks' rows are added up
+  }
+}
+
+void Transformer::export_features(const FeatureSpec& spec) {
+  feature_spec_ = plan_.rank == 0 ? spec : FeatureSpec{};
+  const int64_t width = feature_spec_.width(config_);
+  const DType dtype = weights_.lm_head->activation_dtype();
+  feature_memory_ =
+      width == 0 ? nullptr : backend_.allocate(size_t(max_rows_ * width) * dtype_size(dtype));
+  features_ = TensorView::matrix(feature_memory_ ? feature_memory_->data() : nullptr, dtype,
+                                 width == 0 ? 0 : max_rows_, width);
+}
+
+TensorView Transformer::features(int rows) const {
+  return features_.rows == 0 ? TensorView{} : features_.row_range(0, rows);
+}
+
+void Transformer::export_residual(Stream& stream, int layer, int rows) {
+  if (feature_spec_.kind != FeatureSpec::Kind::kLayers) return;
+  for (size_t i = 0; i < feature_spec_.layers.size(); ++i) {
+    if (feature_spec_.layers[i] != layer) continue;
+    const int64_t begin = int64_t(i) * config_.hidden;
+    backend_.convert(stream, x_.row_range(0, rows),
+                     features_.row_range(0, rows).col_range(begin, begin + config_.hidden));
+  }
+}
+
+void Transformer::export_final(Stream& stream, int rows) {
+  if (feature_spec_.kind != FeatureSpec::Kind::kFinal) return;
+  backend_.rms_norm(stream, {.x = x_.row_range(0, rows),
+                             .weight = weights_.final_norm.data(),
+                             .epsilon = config_.rms_epsilon,
+                             .y = features_.row_range(0, rows)});
 }
 
 void Transformer::attention_block(Stream& stream, const LayerWeights& layer, const KvLayer& kv,

@@ -8,7 +8,9 @@
 #include "kernels/backend.h"
 #include "parallel/communicator.h"
 #include "parallel/shard_plan.h"
+#include "runtime/draft_needs.h"
 #include "runtime/kv_cache.h"
+#include "runtime/lookahead_table.h"
 #include "runtime/model_config.h"
 #include "runtime/weights.h"
 
@@ -34,6 +36,14 @@ class Transformer {
   /// kLogitRows of them. Returns [rows.size(), local vocabulary] float32 in the workspace.
   TensorView logits(Stream& stream, std::span<const int32_t> rows);
 
+  /// What rows with negative tokens enter as from now on (copied; outside of programs).
+  void set_lookahead(const LookaheadTable& table);
+  /// What forward() leaves for a drafter from now on (allocates; outside of programs). The first
+  /// rank alone keeps features: the residual stream is the same on all.
+  void export_features(const FeatureSpec& spec);
+  /// [rows, width] of the last forward(), or an empty view.
+  TensorView features(int rows) const;
+
   int max_rows() const { return max_rows_; }
   /// Seconds the team's leader has spent in collectives since the last call.
   double take_communication_seconds();
@@ -42,6 +52,8 @@ class Transformer {
   void attention_block(Stream& stream, const LayerWeights& layer, const KvLayer& kv, int window,
                        const AttentionBatch& batch);
   void mlp_block(Stream& stream, const LayerWeights& layer, int rows);
+  void export_residual(Stream& stream, int layer, int rows);
+  void export_final(Stream& stream, int rows);
   /// x += sum over ranks of the partial results in the reduce buffer, then the bias.
   void reduce_into_residual(Stream& stream, const std::vector<float>& bias, int rows);
   TensorView partial(int rows);
@@ -63,6 +75,11 @@ class Transformer {
   TensorView activated_;  ///< [local intermediate] activation dtype
   TensorView final_;      ///< [hidden] activation dtype
   TensorView logits_;     ///< [local vocabulary] float32
+  std::unique_ptr<Buffer> lookahead_memory_;
+  TensorView lookahead_;  ///< [count, hidden] float32, maybe empty
+  FeatureSpec feature_spec_;
+  std::unique_ptr<Buffer> feature_memory_;
+  TensorView features_;  ///< [max_rows, width] activation dtype
 };
 
 /// Floats of Communicator::reduce_buffer that a transformer with `max_rows` needs.

@@ -128,18 +128,6 @@ void load_layer_matrices(LayerWeights& layer, const TensorSource& source, const 
   load_mlp(layer, reader, backend, config, plan, dtype);
 }
 
-void ModelWeights::set_lookahead(Backend& backend, const LookaheadTable& table, int rank) {
-  const size_t bytes = table.values.size() * sizeof(float);
-  lookahead_memory = backend.allocate(bytes);
-  if (rank == 0) {
-    std::memcpy(lookahead_memory->data(), table.values.data(), bytes);
-  } else {
-    std::memset(lookahead_memory->data(), 0, bytes);
-  }
-  lookahead =
-      TensorView::matrix(lookahead_memory->data(), DType::kFloat32, table.count, table.hidden);
-}
-
 int64_t ModelWeights::bytes_per_pass() const {
   int64_t bytes = int64_t(lm_head->bytes());
   for (const LayerWeights& l : layers) {

@@ -8,7 +8,6 @@
 
 #include "kernels/backend.h"
 #include "parallel/shard_plan.h"
-#include "runtime/lookahead_table.h"
 #include "runtime/model_config.h"
 #include "runtime/model_files/tensor_source.h"
 
@@ -35,19 +34,11 @@ struct ModelWeights {
   std::unique_ptr<PackedMatrix> lm_head;  ///< outputs: local vocabulary
   std::vector<float> rope_cos, rope_sin;  ///< [positions, head_dim / 2]
 
-  /// [count, hidden] float32: what rows with negative tokens enter as; empty without such a
-  /// drafter.
-  TensorView lookahead;
-
-  /// Only rank 0's are the embeddings, the others' are zeros: the ranks' rows are added up.
-  void set_lookahead(Backend& backend, const LookaheadTable& table, int rank);
-
   /// Bytes of weights that one pass over a single row reads on this rank.
   int64_t bytes_per_pass() const;
 
   std::shared_ptr<const TensorSource> source;  ///< keeps the mapped embedding alive
   std::unique_ptr<Buffer> embedding_copy;      ///< when the source does not keep its tensors
-  std::unique_ptr<Buffer> lookahead_memory;
 };
 
 /// Which storage dtype `--dtype` means for a checkpoint on the CPU: kBFloat16 or kFloat32. float16

@@ -82,6 +82,9 @@ class CpuBackend final : public Backend {
       }
     });
   }
+  void convert(Stream& stream, const TensorView& x, const TensorView& y) override {
+    cpu::convert(cpu_stream(stream), x, y);
+  }
   void move_kv(Stream& stream, std::span<const KvLayer> layers,
                std::span<const KvMove> moves) override {
     cpu::move_kv(cpu_stream(stream), isa_, layers, moves);

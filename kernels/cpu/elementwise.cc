@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/elementwise_kernels.h"
 #include "kernels/cpu/simd_tables.h"
+#include "kernels/dtype_convert.h"
 
 namespace convoke::cpu {
 namespace {
@@ -97,6 +98,21 @@ void rms_norm(CpuStream& stream, Isa isa, const RmsNormArgs& args) {
                  kernels.scale(x + begin, factor, args.weight + begin, element(args.y, row, begin),
                                args.y.dtype, end - begin);
                });
+  stream.barrier();
+}
+
+void convert(CpuStream& stream, const TensorView& x, const TensorView& y) {
+  CONVOKE_CHECK(x.dtype == DType::kFloat32);
+  CONVOKE_CHECK(x.rows == y.rows && x.cols == y.cols);
+  check_output_dtype(y);
+  for_my_share(stream, x.rows, x.cols, true, [&](int64_t row, int64_t begin, int64_t end) {
+    const float* const from = x.row<float>(row);
+    if (y.dtype == DType::kFloat32) {
+      std::copy(from + begin, from + end, y.row<float>(row) + begin);
+    } else {
+      std::transform(from + begin, from + end, y.row<uint16_t>(row) + begin, float_to_bf16);
+    }
+  });
   stream.barrier();
 }
 

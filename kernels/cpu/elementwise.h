@@ -15,6 +15,9 @@ void embed(CpuStream& stream, Isa isa, const EmbedArgs& args);
 void rms_norm(CpuStream& stream, Isa isa, const RmsNormArgs& args);
 
 /// y must not overlap x.
+void convert(CpuStream& stream, const TensorView& x, const TensorView& y);
+
+/// y must not overlap x.
 void silu_mul(CpuStream& stream, Isa isa, const SiluMulArgs& args);
 
 }  // namespace convoke::cpu

@@ -34,7 +34,7 @@ int keep(const std::string& endpoint) {
   DrafterProcessOptions options;
   options.worker.endpoint = endpoint;
   options.worker.drafter = "ngram";
-  options.worker.vocabulary = 10;
+  options.worker.context.vocabulary = 10;
   options.environment = environment();
   DrafterProcess process(options);
   for (;;) ::pause();

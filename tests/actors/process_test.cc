@@ -116,7 +116,7 @@ class DrafterProcessTest : public testing::Test {
     DrafterProcessOptions o;
     o.worker.endpoint = mailbox_->endpoints().front();
     o.worker.drafter = "ngram";
-    o.worker.vocabulary = 10;
+    o.worker.context.vocabulary = 10;
     o.worker.role = "drafter under test";
     o.environment = environment(faults.empty() ? "" : "CONVOKE_TEST_DRAFTER_FAULTS=" + faults);
     o.executable = CONVOKE_PROCESS_HELPER;
@@ -251,11 +251,29 @@ TEST_F(DrafterProcessTest, TheChildDiesWithItsKeeper) {
 }
 
 TEST(DrafterWorker, ArgumentsComeBackAndErrorsAreNamed) {
-  DrafterWorkerOptions options{"ipc://x y", "ngram:max_n=3", 123, 4, 5, "host name", "a role"};
+  DrafterWorkerOptions options;
+  options.endpoint = "ipc://x y";
+  options.drafter = "ngram:max_n=3";
+  options.shared_noise = false;
+  options.ahead = true;
+  options.context = {123, "/a model", "dummy", "float32", "avx2", 3, 7, 99};
+  options.incarnation = 4;
+  options.rank = 5;
+  options.host = "host name";
+  options.role = "a role";
   const auto back = parse_worker_arguments(worker_arguments(options));
   EXPECT_EQ(back.endpoint, options.endpoint);
   EXPECT_EQ(back.drafter, options.drafter);
-  EXPECT_EQ(back.vocabulary, 123);
+  EXPECT_FALSE(back.shared_noise);
+  EXPECT_TRUE(back.ahead);
+  EXPECT_EQ(back.context.vocabulary, 123);
+  EXPECT_EQ(back.context.model, options.context.model);
+  EXPECT_EQ(back.context.load_format, "dummy");
+  EXPECT_EQ(back.context.dtype, "float32");
+  EXPECT_EQ(back.context.cpu_isa, "avx2");
+  EXPECT_EQ(back.context.threads, 3);
+  EXPECT_EQ(back.context.max_sequences, 7);
+  EXPECT_EQ(back.context.max_model_len, 99);
   EXPECT_EQ(back.incarnation, 4u);
   EXPECT_EQ(back.rank, 5);
   EXPECT_EQ(back.host, options.host);

@@ -85,14 +85,15 @@ RequestOutput RandomMessages::request_output() {
   m.error = text();
   RequestStats& s = m.stats;
   for (int64_t* field : {&s.prompt_tokens, &s.output_tokens, &s.decode_steps, &s.drafts,
-                         &s.draft_tokens, &s.accepted_tokens, &s.late_drafts, &s.preemptions}) {
+                         &s.draft_tokens, &s.accepted_tokens, &s.late_drafts, &s.preemptions,
+                         &s.draft_outcomes, &s.draft_outcomes_in_tree, &s.draft_passes}) {
     *field = int64_t(random_() >> 1);
   }
   for (int i = in(0, 8); i > 0; --i) s.accepted_by_depth.push_back(in(0, 1000));
   for (int i = in(0, 8); i > 0; --i) s.drafted_by_depth.push_back(in(0, 1000));
   for (double* field :
        {&s.queue_seconds, &s.first_token_seconds, &s.total_seconds, &s.draft_seconds,
-        &s.target_seconds, &s.communication_seconds, &s.other_seconds}) {
+        &s.target_seconds, &s.communication_seconds, &s.other_seconds, &s.draft_hidden_seconds}) {
     *field = double(number());
   }
   return m;

@@ -27,6 +27,8 @@ struct ProbeOptions {
   int limit = 1000, max_tokens = 32;
   float temperature = 0, top_p = 1;
   int expect_accepted = 0;
+  int draft_tokens = 16;  // fixed: what is drafted must not depend on the clock
+  bool unshared_noise = false, draft_ahead = false;
 };
 
 ProbeOptions parse(int argc, char** argv) {
@@ -39,6 +41,9 @@ ProbeOptions parse(int argc, char** argv) {
   app.add_option("--temperature", o.temperature);
   app.add_option("--top-p", o.top_p);
   app.add_option("--drafter", o.drafter);
+  app.add_option("--draft-tokens", o.draft_tokens, "of every tree; -1: as many as pay");
+  app.add_flag("--unshared-noise", o.unshared_noise);
+  app.add_flag("--draft-ahead", o.draft_ahead);
   app.add_option("--drafter-placement", o.engine.drafter_placement);
   app.add_option("--tp", o.engine.tp);
   app.add_option("--replicas", o.engine.replicas);
@@ -56,7 +61,11 @@ ProbeOptions parse(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     std::exit(app.exit(e));
   }
-  o.engine.drafter = DrafterSpec::parse(o.drafter);
+  DrafterSpec& spec = o.engine.drafter = DrafterSpec::parse(o.drafter);
+  spec.auto_size = o.draft_tokens < 0;
+  if (!spec.auto_size) spec.limits.max_nodes = o.draft_tokens;
+  spec.shared_noise = !o.unshared_noise;
+  if (o.draft_ahead) spec.ahead = true;
   o.engine.chatter = false;
   return o;
 }

@@ -30,8 +30,7 @@ TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape&
   options.kv_cache_tokens = shape.kv_cache_tokens;
   options.drafter.limits.max_nodes = 32;
   setup_ = prepare_replica(options, shape.tp, shape.tp);
-  setup_.needs.probe_candidates = shape.probe_candidates;
-  set_lookahead(shape.lookahead_tokens);
+  setup_.draft_setup->set(support_of(shape));
   auto communicators = make_thread_communicators(shape.tp, setup_.communicator_options());
   ranks_.resize(size_t(shape.tp));
   std::vector<std::jthread> loading;
@@ -44,13 +43,17 @@ TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape&
 
 TestReplica::~TestReplica() = default;
 
-void TestReplica::set_lookahead(const std::vector<int32_t>& tokens) {
-  if (tokens.empty()) return;
+std::shared_ptr<const DraftSupport> TestReplica::support_of(const ReplicaShape& shape) const {
+  auto support = std::make_shared<DraftSupport>();
+  support->needs.features = shape.features;
+  support->needs.probe_candidates = shape.probe_candidates;
+  support->needs.lookahead_count = int(shape.lookahead_tokens.size());
+  if (shape.lookahead_tokens.empty()) return support;
   const TensorView table = setup_.source->tensor("model.embed_tokens.weight");
-  LookaheadTable& lookahead = setup_.lookahead;
-  lookahead.count = setup_.needs.lookahead_count = int(tokens.size());
+  LookaheadTable& lookahead = support->lookahead;
+  lookahead.count = support->needs.lookahead_count;
   lookahead.hidden = setup_.config.hidden;
-  for (int32_t token : tokens) {
+  for (int32_t token : shape.lookahead_tokens) {
     for (int64_t c = 0; c < table.cols; ++c) {
       const uint16_t bits = table.row<uint16_t>(token)[c];
       lookahead.values.push_back(table.dtype == DType::kFloat32    ? table.row<float>(token)[c]
@@ -58,6 +61,7 @@ void TestReplica::set_lookahead(const std::vector<int32_t>& tokens) {
                                                                    : fp16_to_float(bits));
     }
   }
+  return support;
 }
 
 void TestReplica::on_all_ranks(const std::function<void(Rank&)>& work) {

@@ -24,6 +24,7 @@ struct ReplicaShape {
   int prompt_chunk = 0;
   int64_t kv_cache_tokens = 0;
   int probe_candidates = 0;
+  FeatureSpec features;
   /// Look-ahead embedding i is that of this vocabulary token.
   std::vector<int32_t> lookahead_tokens;
 };
@@ -74,7 +75,7 @@ class TestReplica {
   std::vector<Outcome> run(const std::vector<TestRequest>& requests,
                            const std::function<TreeLookup(const Scheduler&)>& before_step,
                            const std::function<void(const Progress&)>& after_step);
-  void set_lookahead(const std::vector<int32_t>& tokens);
+  std::shared_ptr<const DraftSupport> support_of(const ReplicaShape& shape) const;
   void on_all_ranks(const std::function<void(Rank&)>& work);
 
   ReplicaSetup setup_;
