@@ -185,6 +185,24 @@ TEST_F(MedusaTrees, HoldTheBestProductsInOrder) {
   EXPECT_EQ(drafter->take_counts().passes, 0);
 }
 
+TEST_F(MedusaTrees, UseTheNoiseOfThePositionsTheyGuess) {
+  open(1, 0.9f);
+  advance(1, 3, {4}, 2);
+  const DraftTree tree = propose(1, {.max_nodes = 200, .max_depth = 8});
+  OpenMedusa medusa(golden);
+  MedusaHeads::Row row = row_of(golden.features[1]);
+  row.params.temperature = 0.9f;
+  row.params.position = 4;  // four tokens are committed: 0 to 3
+  medusa.heads.rank({&row, 1}, 1);
+  int32_t parent = -1;
+  for (int head = 0; head < 3; ++head) {
+    const auto best = std::ranges::find(tree.nodes, parent, &DraftNode::parent);
+    ASSERT_NE(best, tree.nodes.end());
+    EXPECT_EQ(best->token, medusa.heads.ranked(0, head)[0].token) << "head " << head;
+    parent = int32_t(best - tree.nodes.begin());
+  }
+}
+
 TEST_F(MedusaTrees, LearnWhichCandidatesAreRight) {
   open(1);
   advance(1, 3, {4}, 2);
