@@ -49,12 +49,8 @@ TEST_P(DemoJobs, OneProcess) {
         "--drafter ngram --expect-accepted 50 ", "--drafter ngram --max-num-seqs 1 --threads 1 ",
         "--drafter random:1 --expect-accepted 20 ",
         "--drafter random:2 --max-num-seqs 1 --prompt-chunk 7 ", "--tp 2 --threads 2 ",
-        "--drafter lookahead --expect-accepted 50 ",
-        "--drafter lookahead:window=3,ngram=4,guesses=2 --tp 4 ", "--drafter pass:random ",
-        "--drafter pass:random,mode=two-pass,candidates=16 --tp 2 ",
-        "--drafter pass:random,lookahead=3 --tp 4 --max-num-seqs 1 ", "--tp 2 --drafter random:4 ",
-        "--tp 4 --drafter ngram ", "--tp 4 --prompt-chunk 7 ", "--replicas 2 --drafter ngram ",
-        "--drafter ngram --drafter-placement process ",
+        "--tp 2 --drafter random:4 ", "--tp 4 --drafter ngram ", "--tp 4 --prompt-chunk 7 ",
+        "--replicas 2 --drafter ngram ", "--drafter ngram --drafter-placement process ",
         // Less cache than the sequences want: they push each other out.
         "--kv-cache-tokens 1600 --drafter ngram "}) {
     expect_same(kProbe + flags);
@@ -93,11 +89,77 @@ TEST_P(DemoJobs, AcrossHosts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Temperatures, DemoJobs,
-                         ::testing::Values(Sampling{"Greedy", "--temperature 0"},
-                                           Sampling{"Nucleus", "--temperature 0.8 --top-p 0.95"},
-                                           Sampling{"Plain", "--temperature 1"}),
-                         [](const auto& test) { return std::string(test.param.name); });
+const auto kSamplings = ::testing::Values(Sampling{"Greedy", "--temperature 0"},
+                                          Sampling{"Nucleus", "--temperature 0.8 --top-p 0.95"},
+                                          Sampling{"Plain", "--temperature 1"});
+std::string name_of(const ::testing::TestParamInfo<Sampling>& test) {
+  return test.param.name;
+}
+INSTANTIATE_TEST_SUITE_P(Temperatures, DemoJobs, kSamplings, name_of);
+
+// --- every drafter ------------------------------------------------------------------------------
+
+// Patient, so that trees take part however busy the machine is; still, any of them may be late.
+const std::string kFewProbe = kProbe + "--limit 8 --draft-deadline-ms 5000 ";
+
+/// The demo model drafting for itself: nearly everything it says is accepted, to the full depth.
+const std::string kItself = "--drafter draft-model:" CONVOKE_SOURCE_DIR "/demo/model ";
+
+class DrafterJobs : public DemoJobs {
+ protected:
+  void SetUp() override { reference = run(kFewProbe + "--threads 1 --max-num-seqs 1 "); }
+};
+
+TEST_P(DrafterJobs, OneProcess) {
+  for (const std::string& flags : {
+           std::string("--drafter lookahead "),
+           std::string("--drafter lookahead:window=3,ngram=4,guesses=2 --tp 4 "),
+           std::string("--drafter pass:random --draft-tokens 40 "),
+           std::string("--drafter pass:random,mode=two-pass,candidates=16 --tp 2 "),
+           std::string("--drafter pass:random,lookahead=3 --tp 4 --max-num-seqs 1 "),
+           std::string("--drafter eagle:random --max-num-seqs 1 --prompt-chunk 7 "),
+           std::string("--drafter eagle:random,tree=static --draft-tokens 25 --tp 2 "),
+           std::string("--drafter eagle3:random --tp 4 --kv-cache-tokens 1600 "),
+           std::string("--drafter eagle3:random --draft-ahead --drafter-placement process "),
+           std::string("--drafter medusa:random --tp 2 --prompt-chunk 5 "),
+           std::string("--drafter eagle:random --draft-tokens -1 "),
+           kItself + "--expect-accepted 60 ",
+           kItself + "--unshared-noise --tp 2 ",
+           kItself + "--draft-tokens -1 --max-num-seqs 1 ",
+           kItself + "--draft-ahead --expect-accepted 20 --max-num-seqs 3 ",
+       }) {
+    expect_same(kFewProbe + flags);
+  }
+}
+
+TEST_P(DrafterJobs, WithVerdictsAndTreesOutOfStep) {
+  for (const char* faults : {"stale-every=2,mute-every=5", "garbage-every=3,oversize-every=2",
+                             "delay-ms=15,mute-every=4", "die-every=40"}) {
+    const std::string misbehaving =
+        std::string("env CONVOKE_TEST_DRAFTER_FAULTS=") + faults + " " + kProbe + "--limit 8 ";
+    const bool dies = faults[0] == 'd' && faults[1] == 'i';
+    const std::string place = dies ? "--drafter-placement process " : "";
+    expect_same(misbehaving + kItself + "--draft-ahead " + place);
+    expect_same(misbehaving + "--drafter eagle:random --max-num-seqs 3 " + place);
+  }
+}
+
+TEST_P(DrafterJobs, OnRanksOfTheirOwn) {
+  if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
+  for (const auto& [ranks, flags] : std::initializer_list<std::pair<int, std::string>>{
+           {2, kItself + "--expect-accepted 20 "},  // drafts ahead: it has a rank
+           {3, kItself + "--unshared-noise "},
+           {3, "--drafter eagle:random "},
+           {5, "--drafter eagle3:random --prompt-chunk 7 "},
+           {3, "--drafter medusa:random "},
+           {3, "--drafter pass:random --draft-tokens 40 "},
+           {2, "--drafter pass:random,mode=two-pass "},
+           {3, "--drafter lookahead --max-num-seqs 1 "}}) {
+    expect_same(mpirun(ranks) + kFewProbe + flags);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Temperatures, DrafterJobs, kSamplings, name_of);
 
 }  // namespace
 }  // namespace convoke
