@@ -215,6 +215,9 @@ void Coordinator::follow_draft_setup() {
 void Coordinator::measure_passes() {
   if (passes_measured_ || !auto_size_ || !scheduler_.idle()) return;
   passes_measured_ = true;
+  // The shards have still to hear of the sequences that ended last.
+  runner_.run(scheduler_.plan({}), result_);
+  scheduler_.commit(result_);
   const std::vector<PassCost::Point> points = time_passes(runner_, options_.scheduler);
   setup_version_ = 0;  // make the policy again
   policy_ = TreePolicy({}, PassCost(points));
@@ -248,8 +251,9 @@ void Coordinator::step() {
     policy_.observe_outcome(p.id, plan.sequences[size_t(p.sequence)].tree, p.accepted_nodes);
   }
 
-  // The drafter first: it can work while the rest is done here.
-  tell_drafter(done);
+  // A drafter with cores of its own works while the rest is done here. One that shares ours would
+  // only get in the way, and its time would be taken for the coordinator's.
+  if (options_.drafter_has_cores) tell_drafter(done);
 
   StepTimes times;
   times.draft = draft_report_.wait;
@@ -260,6 +264,7 @@ void Coordinator::step() {
   turn_start_ = end;
   for (const Progress& p : done) report_one(p, times);
   draft_report_ = {};
+  if (!options_.drafter_has_cores) tell_drafter(done);
 }
 
 void Coordinator::tell_drafter(std::span<const Progress> done) {

@@ -34,6 +34,7 @@ struct CoordinatorOptions {
   SchedulerOptions scheduler;
   /// Without a `draft_setup`: every sequence is asked for a tree of this size in every step.
   DraftLimits draft_limits{.max_nodes = 16};
+  bool drafter_has_cores = false;  ///< it does not share those of the first shard
   /// How long a step waits for trees; 0 = four passes of the target, at least 20 ms. Trees that
   /// miss it count as empty.
   std::chrono::duration<double> draft_deadline{0};

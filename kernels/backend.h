@@ -168,6 +168,9 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string describe() const = 0;  ///< "cpu (amx-bf16, 2 threads)"
+  /// Another backend on the same threads or device, for another thread to use. Programs of siblings
+  /// wait for each other; what one allocates, the other may read. May outlive this one.
+  virtual std::unique_ptr<Backend> sibling() = 0;
   virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;
   virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) = 0;
   virtual size_t kv_block_bytes(const KvShape& shape) const = 0;  ///< keys and values, one layer

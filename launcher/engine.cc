@@ -245,8 +245,13 @@ void RunningEngine::start_drafter(const DrafterSpec& spec) {
   for (size_t r = 0; r < coordinators_.size(); ++r) {
     CoordinatorHost& host = *coordinators_[r];
     const uint32_t seen = host.signals().drafters_seen.load();
-    drafters_.push_back(make_drafter_host(spec, options_.drafter_placement,
-                                          host.wait_ready().endpoints, setup_.draft_context()));
+    DraftContext context = setup_.draft_context();
+    // Two teams of threads on the same cores would get in each other's way.
+    if (info_.tp == 1 && info_.replicas == 1) {
+      context.make_backend = [&host] { return host.wait_ready().shard_backend->sibling(); };
+    }
+    drafters_.push_back(
+        make_drafter_host(spec, options_.drafter_placement, host.wait_ready().endpoints, context));
     const Clock::time_point patience = Clock::now() + kDrafterPatience;
     while (host.signals().drafters_seen.load() == seen) {
       check_failure();

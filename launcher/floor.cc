@@ -35,6 +35,14 @@ double time_passes(Engine& engine, uint64_t request) {
   throw_error(ErrorKind::kTimeout, "measuring a pass took more than {} s", kPatience.count());
 }
 
+/// Trees of exactly so many nodes, whatever they are worth.
+DrafterSpec fan_of(int nodes) {
+  DrafterSpec spec = DrafterSpec::parse(nodes == 0 ? "none" : fmt::format("fan:{}", nodes));
+  spec.auto_size = false;
+  spec.limits.max_nodes = nodes;
+  return spec;
+}
+
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
@@ -65,7 +73,7 @@ FloorReport measure_floor(Engine& engine, const ReplicaSetup& setup,
     rate.push_back(cpu::measure_matmul_rate(*yardstick));
     for (size_t i = 0; i < row_counts.size(); ++i) {
       const int nodes = row_counts[i] - 1;
-      engine.use_drafter(DrafterSpec::parse(nodes == 0 ? "none" : fmt::format("fan:{}", nodes)));
+      engine.use_drafter(fan_of(nodes));
       seconds[i].push_back(time_passes(engine, request++));
     }
   }

@@ -45,12 +45,13 @@ void CoordinatorHost::run(const ReplicaSetup& setup, std::unique_ptr<Communicato
     CoordinatorOptions options;
     options.scheduler = setup.scheduler_options();
     options.draft_setup = setup.draft_setup.get();
+    options.drafter_has_cores = setup.drafter_has_rank;
     options.draft_deadline =
         std::chrono::duration<double, std::milli>(setup.options.draft_deadline_ms);
     options.role = role_;
     Coordinator coordinator(*mailbox, leader, options, signals_);
     ready_ = {mailbox->endpoints(), rank.backend().describe(), rank.communicator().describe(),
-              rank.weight_bytes()};
+              rank.weight_bytes(), &rank.backend()};
     ready_promise_.set_value();
     ready = true;
     if (!gate.wait()) return;

@@ -150,6 +150,7 @@ ReplicaSetup JobMember::agree_on_setup(const EngineOptions& options) {
   } catch (const std::exception& failure) {
     error = failure.what();
   }
+  setup.drafter_has_rank = roles_.drafter_ranks();
   nlohmann::json mine = nlohmann::json::object();
   if (shard && error.empty()) mine = {{"isa", int(setup.isa)}, {"blocks", setup.kv_blocks}};
   for (const std::string& text : exchange(mine.dump(), error)) {

@@ -30,6 +30,7 @@ struct ReplicaSetup {
   int threads = 1;  ///< per shard, on this host
   int max_model_len = 0;
   int32_t kv_blocks = 0;
+  bool drafter_has_rank = false;
   std::shared_ptr<DraftSetup> draft_setup = std::make_shared<DraftSetup>();
 
   DraftContext draft_context() const;

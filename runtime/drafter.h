@@ -4,13 +4,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "kernels/pick.h"
+#include "kernels/backend.h"
 #include "kernels/tensor.h"
 #include "runtime/draft_needs.h"
 #include "runtime/draft_tree.h"
@@ -104,7 +105,9 @@ struct DraftContext {
   std::string load_format = "auto";
   std::string dtype = "auto";
   std::string cpu_isa = "auto";
-  int threads = 0;         ///< for a draft model's passes; 0 = all cores
+  int threads = 0;  ///< for a draft model's passes; 0 = all cores
+  /// Where the drafter shares the target's threads or device: makes its backend. May be empty.
+  std::function<std::unique_ptr<Backend>()> make_backend;
   int max_sequences = 16;  ///< open at once
   int max_model_len = 0;   ///< tokens of one sequence; 0 = the target's
 };

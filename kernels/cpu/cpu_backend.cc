@@ -27,18 +27,20 @@ void for_my_columns(CpuStream& stream, const TensorView& x, Work&& work) {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(const CpuOptions& options)
-      : isa_(options.isa), team_(options.threads, options.pin_threads), scratch_(options.threads) {}
+  CpuBackend(std::shared_ptr<Team> team, Isa isa)
+      : isa_(isa), team_(std::move(team)), scratch_(team_->threads()) {}
+
+  std::unique_ptr<Backend> sibling() override { return std::make_unique<CpuBackend>(team_, isa_); }
 
   std::string describe() const override {
-    return fmt::format("cpu ({}, {} thread{})", isa_name(isa_), team_.threads(),
-                       team_.threads() == 1 ? "" : "s");
+    return fmt::format("cpu ({}, {} thread{})", isa_name(isa_), team_->threads(),
+                       team_->threads() == 1 ? "" : "s");
   }
 
   std::unique_ptr<Buffer> allocate(size_t bytes) override { return allocate_buffer(bytes); }
 
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override {
-    auto matrix = pack_matrix(team_, arena_, source);
+    auto matrix = pack_matrix(*team_, arena_, source);
     scratch_.reserve(matrix->layout());
     return matrix;
   }
@@ -46,7 +48,7 @@ class CpuBackend final : public Backend {
   size_t kv_block_bytes(const KvShape& shape) const override { return cpu::kv_block_bytes(shape); }
 
   void run(FunctionRef<void(Stream&)> program) override {
-    team_.run([&](CpuStream& stream) { program(stream); });
+    team_->run([&](CpuStream& stream) { program(stream); });
   }
 
   void embed(Stream& stream, const EmbedArgs& args) override {
@@ -101,7 +103,7 @@ class CpuBackend final : public Backend {
 
  private:
   const Isa isa_;
-  Team team_;
+  const std::shared_ptr<Team> team_;
   Arena arena_;
   MatmulScratch scratch_;
 };
@@ -118,7 +120,8 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
                 "this machine cannot run the instruction set '{}': the best it has is '{}'",
                 isa_name(options.isa), isa_name(best_isa()));
   }
-  return std::make_unique<CpuBackend>(options);
+  return std::make_unique<CpuBackend>(std::make_shared<Team>(options.threads, options.pin_threads),
+                                      options.isa);
 }
 
 }  // namespace convoke::cpu

@@ -7,8 +7,10 @@
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -57,6 +59,8 @@ Patience patience() {
   return {2000, std::chrono::microseconds(2000)};
 }
 
+constexpr std::chrono::microseconds kIdle{50};
+
 /// A number that threads wait on until it changes.
 class alignas(kLine) WaitableNumber {
  public:
@@ -65,6 +69,19 @@ class alignas(kLine) WaitableNumber {
   void advance() {
     value_.fetch_add(1, std::memory_order_seq_cst);
     if (parked_.load(std::memory_order_seq_cst) != 0) value_.notify_all();
+  }
+
+  /// For workers between programs. They stay awake just long enough for a coordinator to make the
+  /// next plan: a front end or drafter that is woken meanwhile needs their processor.
+  void wait_idle_while(uint32_t old) {
+    const auto end = std::chrono::steady_clock::now() + kIdle;
+    do {
+      for (int i = 0; i < 10; ++i) {
+        if (get() != old) return;
+        relax();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    park_while(old);
   }
 
   void wait_while(uint32_t old) {
@@ -78,6 +95,11 @@ class alignas(kLine) WaitableNumber {
       if (get() != old) return;
       sched_yield();
     }
+    park_while(old);
+  }
+
+ private:
+  void park_while(uint32_t old) {
     // Announced before the last look at the value, so that advance() either is seen here or sees
     // the announcement.
     parked_.fetch_add(1, std::memory_order_seq_cst);
@@ -87,10 +109,12 @@ class alignas(kLine) WaitableNumber {
     parked_.fetch_sub(1, std::memory_order_relaxed);
   }
 
- private:
   std::atomic<uint32_t> value_{0};
   std::atomic<uint32_t> parked_{0};
 };
+
+/// The team whose program the calling thread is in.
+thread_local const void* in_program = nullptr;
 
 /// What a thread leaves a barrier with when another thread of its team threw.
 struct ProgramAborted {};
@@ -161,7 +185,7 @@ struct Team::State {
   WaitableNumber started;
   WaitableNumber finished;
   alignas(kLine) std::atomic<int> running{0};
-  std::atomic<bool> in_program{false};
+  std::mutex turn;  ///< whose program is running
 
   // The barrier inside a program.
   alignas(kLine) std::atomic<int> arrived{0};
@@ -193,12 +217,14 @@ void Team::State::abort_program(std::exception_ptr what) {
 }
 
 void Team::State::execute(int index) {
+  const void* const outer = std::exchange(in_program, this);
   try {
     (*program)(members[size_t(index)]);
   } catch (const ProgramAborted&) {
   } catch (...) {
     abort_program(std::current_exception());
   }
+  in_program = outer;
 }
 
 void Team::State::work(int index) {
@@ -207,7 +233,7 @@ void Team::State::work(int index) {
   if (pin) pin_this_thread();
   uint32_t seen = 0;
   while (true) {
-    started.wait_while(seen);
+    started.wait_idle_while(seen);
     ++seen;
     if (quit) return;
     execute(index);
@@ -244,7 +270,8 @@ int Team::threads() const {
 
 void Team::run(FunctionRef<void(CpuStream&)> program) {
   State& state = *state_;
-  CONVOKE_CHECK(!state.in_program.exchange(true, std::memory_order_acquire));
+  CONVOKE_CHECK(in_program != &state);
+  const std::lock_guard turn(state.turn);
   if (state.pin && !state.caller_pinned) {
     pin_this_thread();
     state.caller_pinned = true;
@@ -254,7 +281,9 @@ void Team::run(FunctionRef<void(CpuStream&)> program) {
   if (state.threads > 1) {
     const uint32_t before = state.finished.get();
     state.running.store(state.threads - 1, std::memory_order_relaxed);
-    state.started.advance();
+    state.started
+        .advance();  // first: its own workers are not to take this program for others' work
+    busy_threads.fetch_add(state.threads, std::memory_order_relaxed);
     state.execute(0);
     state.finished.wait_while(before);
   } else {
@@ -270,7 +299,6 @@ void Team::run(FunctionRef<void(CpuStream&)> program) {
     state.aborted.store(false, std::memory_order_relaxed);
     state.reason_taken.store(false, std::memory_order_relaxed);
   }
-  state.in_program.store(false, std::memory_order_release);
   if (reason) std::rethrow_exception(reason);
 }
 

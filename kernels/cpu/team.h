@@ -27,8 +27,8 @@ class Team {
 
   int threads() const;
 
-  /// Returns when every thread has left `program`. Allocates nothing. One program at a time, and
-  /// never from inside a program.
+  /// Returns when every thread has left `program`. Allocates nothing. Of several threads that call
+  /// it, one waits for the other. Never from inside a program.
   void run(FunctionRef<void(CpuStream&)> program);
 
  private:

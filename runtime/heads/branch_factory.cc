@@ -47,6 +47,7 @@ std::unique_ptr<PagedBranchModel> open_model(const std::string& method, const st
 }  // namespace
 
 std::unique_ptr<Backend> make_draft_backend(const DraftContext& context) {
+  if (context.make_backend) return context.make_backend();
   const int threads =
       context.threads > 0 ? context.threads : std::max(1, int(std::thread::hardware_concurrency()));
   const cpu::Isa isa =

@@ -256,7 +256,7 @@ TEST(DrafterWorker, ArgumentsComeBackAndErrorsAreNamed) {
   options.drafter = "ngram:max_n=3";
   options.shared_noise = false;
   options.ahead = true;
-  options.context = {123, "/a model", "dummy", "float32", "avx2", 3, 7, 99};
+  options.context = {123, "/a model", "dummy", "float32", "avx2", 3, {}, 7, 99};
   options.incarnation = 4;
   options.rank = 5;
   options.host = "host name";

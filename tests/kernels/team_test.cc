@@ -180,6 +180,48 @@ TEST(Team, PinnedThreadsRun) {
       .join();
 }
 
+TEST(Team, ThreadsThatShareItTakeTurns) {
+  Team team(2);
+  int inside = 0, sum = 0;  // no atomics: only one program runs at a time
+  const auto caller = [&] {
+    for (int i = 0; i < 500; ++i) {
+      team.run([&](CpuStream& stream) {
+        if (stream.index() == 0) {
+          EXPECT_EQ(inside++, 0);
+        }
+        stream.barrier();
+        if (stream.index() == 1) ++sum;
+        stream.barrier();
+        if (stream.index() == 0) --inside;
+      });
+    }
+  };
+  std::thread other(caller);
+  caller();
+  other.join();
+  EXPECT_EQ(sum, 1000);
+}
+
+TEST(CpuBackend, SiblingsOutliveEachOtherAndGiveTheSameBits) {
+  auto first = make_cpu_backend({.threads = 2});
+  const auto second = first->sibling();
+  EXPECT_EQ(second->describe(), first->describe());
+  const auto value = [](Backend& backend) {
+    std::vector<float> x{1, 2, 3, 4}, weight(4, 1.0f), y(4);
+    backend.run([&](Stream& stream) {
+      backend.rms_norm(stream, {.x = TensorView::matrix(x.data(), DType::kFloat32, 1, 4),
+                                .weight = weight.data(),
+                                .epsilon = 0,
+                                .y = TensorView::matrix(y.data(), DType::kFloat32, 1, 4)});
+    });
+    return y;
+  };
+  const std::vector<float> expected = value(*first);
+  EXPECT_EQ(value(*second), expected);
+  first.reset();
+  EXPECT_EQ(value(*second), expected);
+}
+
 TEST(TeamDeathTest, AProgramInsideAProgramIsAMistake) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(
