@@ -1,0 +1,141 @@
+// Passes of one shard over a few rows against the floors of the machine, without actors around it:
+//   pass_bench --model DIR [--load-format dummy] [--rows 1,4,8] [--context N] [--rounds N]
+//
+// Row counts take turns with measurements of the read bandwidth and the product rate. The fastest
+// tenth counts on both sides, so that other load on the machine disturbs the ratio little. The
+// digest covers the logits of every row: two builds that print the same compute the same bits.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+
+#include "kernels/cpu/measure.h"
+#include "launcher/replica.h"
+
+namespace convoke {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double fast_tenth(std::vector<double> values) {
+  std::ranges::sort(values);
+  return values[values.size() / 10];
+}
+
+struct Shape {
+  int rows = 0;
+  std::vector<double> seconds;
+  uint64_t digest = 0;
+};
+
+class Bench {
+ public:
+  Bench(const EngineOptions& options, int context)
+      : setup_(prepare_replica(options, 1, 1)),
+        rank_(setup_, make_single_communicator(setup_.communicator_options())) {
+    StepPlan plan;
+    SamplingParams greedy;
+    greedy.temperature = 0;
+    plan.opened.push_back({0, 1, context, greedy});
+    SequenceRows& rows = plan.sequences.emplace_back();
+    for (int i = 0; i < context; ++i) rows.chain.push_back((7 + 13 * i) % setup_.config.vocabulary);
+    for (int i = 0; i * kKvBlockSize < context + kMaxRows; ++i) rows.new_blocks.push_back(i);
+    rank_.executor().execute(plan, result_);
+    context_ = context;
+  }
+
+  /// The pending token and a tree of rows - 1 nodes, each the child of the node (its number - 1)
+  /// / 4: always the same rows, of which nothing is committed.
+  void pass(Shape& shape) {
+    StepPlan plan;
+    SequenceRows& rows = plan.sequences.emplace_back();
+    rows.chain = {5};
+    rows.context = context_;
+    rows.pick = true;
+    for (int i = 0; i + 1 < shape.rows; ++i) {
+      rows.tree.nodes.push_back({i == 0 ? -1 : (i - 1) / 4, 11 + i, false});
+    }
+    const Clock::time_point start = Clock::now();
+    rank_.executor().execute(plan, result_);
+    shape.seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    shape.digest = 0;
+    for (const Pick& pick : result_.sequences[0].picks) {
+      shape.digest = shape.digest * 0x9e3779b97f4a7c15u + pick.digest;
+    }
+  }
+
+  void measure_machine() {
+    bandwidth_ = std::max(bandwidth_, cpu::measure_read_bandwidth(*yardstick_, weight_bytes()));
+    rate_ = std::max(rate_, cpu::measure_matmul_rate(*yardstick_));
+  }
+
+  double floor(int rows) const {
+    const ModelConfig& c = setup_.config;
+    const double q = double(c.heads) * c.head_dim, kv = double(c.kv_heads) * c.head_dim;
+    const double layer = c.hidden * (2 * q + 2 * kv) + 3.0 * c.hidden * double(c.intermediate);
+    const double operations = 2.0 * (c.layers * layer + double(c.vocabulary) * c.hidden);
+    return std::max(double(weight_bytes()) / bandwidth_, operations * rows / rate_);
+  }
+
+  size_t weight_bytes() const { return size_t(rank_.weight_bytes()); }
+  double bandwidth() const { return bandwidth_; }
+  double rate() const { return rate_; }
+  static constexpr int kMaxRows = 64;
+
+ private:
+  ReplicaSetup setup_;
+  ShardRank rank_;
+  std::unique_ptr<Backend> yardstick_ =
+      cpu::make_cpu_backend({.threads = setup_.threads, .isa = setup_.isa});
+  StepResult result_;
+  int context_ = 0;
+  double bandwidth_ = 0, rate_ = 0;
+};
+
+int run(int argc, char** argv) {
+  CLI::App app("Time of passes over a few rows, against the machine's floors.");
+  EngineOptions options;
+  std::string rows = "1,4,8,16,32";
+  int context = 64, rounds = 4, passes = 40;
+  bool machine = true;
+  app.add_option("--model", options.model)->required();
+  app.add_option("--load-format", options.load_format);
+  app.add_option("--cpu-isa", options.cpu_isa);
+  app.add_option("--threads", options.threads);
+  app.add_option("--rows", rows);
+  app.add_option("--context", context);
+  app.add_option("--rounds", rounds);
+  app.add_option("--passes", passes, "of each row count, per round");
+  app.add_option("--floor", machine, "0: do not measure the machine");
+  CLI11_PARSE(app, argc, argv);
+  options.max_num_seqs = 1;
+  Bench bench(options, context);
+  std::vector<Shape> shapes;
+  for (const std::string& text : CLI::detail::split(rows, ',')) {
+    shapes.push_back({.rows = std::clamp(std::stoi(text), 1, Bench::kMaxRows)});
+  }
+  for (int round = 0; round < rounds; ++round) {
+    if (machine) bench.measure_machine();
+    for (int i = 0; i < passes; ++i) {
+      for (Shape& shape : shapes) bench.pass(shape);
+    }
+  }
+  if (machine) {
+    fmt::print("{:.1f} GB/s, {:.0f} GFLOP/s\n", bench.bandwidth() * 1e-9, bench.rate() * 1e-9);
+  }
+  for (const Shape& shape : shapes) {
+    const double ms = fast_tenth(shape.seconds) * 1e3;
+    fmt::print("{:3} rows {:8.3f} ms", shape.rows, ms);
+    if (machine) fmt::print("  {:5.1f} % of floor", bench.floor(shape.rows) * 1e5 / ms);
+    fmt::print("  digest {:016x}\n", shape.digest);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace convoke
+
+int main(int argc, char** argv) {
+  return convoke::run(argc, argv);
+}
