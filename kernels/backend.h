@@ -65,13 +65,25 @@ struct MatrixSource {
   /// tree: ((g0+g1)+(g2+g3))+... A power of two. A rank that holds groups [a, b) of a larger
   /// matrix computes exactly the subtree over [a, b).
   int groups = 1;
+  /// The parts are two of equal shape, a gate and what it lets through: the product is that of
+  /// silu_mul, silu(x * gate) * (x * up), and has the outputs of one of them.
+  bool gated = false;
 };
 
+/// y = x * W, plus bias. What may be fused before and after it gives the bits of the kernels that
+/// it stands for.
 struct MatmulArgs {
-  TensorView x;  ///< [rows, inputs], weights->activation_dtype()
+  TensorView x;  ///< [rows, inputs], weights->activation_dtype(); float32 where it is normalised
   const PackedMatrix* weights = nullptr;
-  const float* bias = nullptr;  ///< [outputs] added after the sum, or null
-  TensorView y;                 ///< out [rows, outputs], float32
+  /// [outputs] added after the sum, or null; of gated weights first the gate's, then the other's.
+  const float* bias = nullptr;
+  TensorView y;  ///< out [rows, outputs], float32; of gated weights also activation_dtype()
+  /// Not null: each row of x is normalised on its way in, as by rms_norm with this weight into
+  /// activation_dtype().
+  const float* norm_weight = nullptr;  ///< [inputs]
+  float norm_epsilon = 0;
+  /// y = (y + sum) + bias instead of sum + bias. Not of gated weights, and y is not x.
+  bool accumulate = false;
 };
 
 /// x[r] = table[token[r] - first_token] + 0.0f for tokens in this rank's slice, else zeros (ranks
@@ -148,6 +160,8 @@ struct AttentionArgs {
   float scale = 0;
   int window = 0;  ///< sliding window: only positions > own - window are seen; 0 = all
   TensorView y;    ///< out [rows, heads * head_dim], float32 or bfloat16
+  /// A hint: the matrices that are multiplied next, which may be fetched meanwhile; or null.
+  const PackedMatrix* next[2] = {};
 };
 
 /// y[r][i] = silu(x[r][i]) * x[r][n + i], n = y.cols
@@ -184,6 +198,8 @@ class Backend {
   virtual void matmul(Stream&, const MatmulArgs&) = 0;
   virtual void rope_append(Stream&, const RopeAppendArgs&) = 0;
   virtual void attention(Stream&, const AttentionArgs&) = 0;
+  /// rope_append, then attention over the same qkv, heads, batch and cache, with the same bits.
+  virtual void rope_attention(Stream&, const RopeAppendArgs&, const AttentionArgs&) = 0;
   virtual void silu_mul(Stream&, const SiluMulArgs&) = 0;
   /// x[r][c] += bias[c]; x float32.
   virtual void add_bias(Stream&, const TensorView& x, const float* bias) = 0;

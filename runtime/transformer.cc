@@ -15,6 +15,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+const float* data_or_null(const std::vector<float>& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
 }  // namespace
 
 int64_t reduce_capacity(const ModelConfig& config, int max_rows) {
@@ -35,10 +39,8 @@ Transformer::Transformer(Backend& backend, Communicator& communicator, const Mod
   const int logit_rows = std::min(max_rows, kLogitRows);
   const auto lay_out = [&](WorkspaceLayout layout) {
     x_ = layout.matrix(DType::kFloat32, max_rows, config.hidden);
-    normed_ = layout.matrix(activation, max_rows, config.hidden);
     qkv_ = layout.matrix(DType::kFloat32, max_rows, q_width + 2 * kv_width);
     attended_ = layout.matrix(activation, max_rows, q_width);
-    gate_up_ = layout.matrix(DType::kFloat32, max_rows, 2 * plan.intermediate.size());
     activated_ = layout.matrix(activation, max_rows, plan.intermediate.size());
     final_ = layout.matrix(activation, logit_rows, config.hidden);
     logits_ = layout.matrix(DType::kFloat32, logit_rows, plan.vocabulary.size());
@@ -130,54 +132,60 @@ void Transformer::attention_block(Stream& stream, const LayerWeights& layer, con
                                   int window, const AttentionBatch& batch) {
   const int rows = batch.rows;
   const int heads = int(plan_.local_heads());
-  const TensorView normed = normed_.row_range(0, rows);
   const TensorView qkv = qkv_.row_range(0, rows);
   const TensorView attended = attended_.row_range(0, rows);
 
-  backend_.rms_norm(stream, {.x = x_.row_range(0, rows),
-                             .weight = layer.input_norm.data(),
-                             .epsilon = config_.rms_epsilon,
-                             .y = normed});
-  backend_.matmul(stream, {.x = normed,
+  backend_.matmul(stream, {.x = x_.row_range(0, rows),
                            .weights = layer.qkv.get(),
-                           .bias = layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data(),
-                           .y = qkv});
-  backend_.rope_append(stream, {.qkv = qkv,
-                                .heads = heads,
-                                .batch = &batch,
-                                .kv = kv,
-                                .cos = weights_.rope_cos.data(),
-                                .sin = weights_.rope_sin.data(),
-                                .q_norm = layer.q_norm.empty() ? nullptr : layer.q_norm.data(),
-                                .k_norm = layer.k_norm.empty() ? nullptr : layer.k_norm.data(),
-                                .norm_epsilon = config_.rms_epsilon});
-  backend_.attention(stream, {.qkv = qkv,
-                              .heads = heads,
-                              .batch = &batch,
-                              .kv = kv,
-                              .scale = 1.0f / std::sqrt(float(config_.head_dim)),
-                              .window = window,
-                              .y = attended});
-  backend_.matmul(stream, {.x = attended, .weights = layer.output.get(), .y = partial(rows)});
-  reduce_into_residual(stream, layer.output_bias, rows);
+                           .bias = data_or_null(layer.qkv_bias),
+                           .y = qkv,
+                           .norm_weight = layer.input_norm.data(),
+                           .norm_epsilon = config_.rms_epsilon});
+  const RopeAppendArgs rope{.qkv = qkv,
+                            .heads = heads,
+                            .batch = &batch,
+                            .kv = kv,
+                            .cos = weights_.rope_cos.data(),
+                            .sin = weights_.rope_sin.data(),
+                            .q_norm = data_or_null(layer.q_norm),
+                            .k_norm = data_or_null(layer.k_norm),
+                            .norm_epsilon = config_.rms_epsilon};
+  backend_.rope_attention(stream, rope,
+                          {.qkv = qkv,
+                           .heads = heads,
+                           .batch = &batch,
+                           .kv = kv,
+                           .scale = 1.0f / std::sqrt(float(config_.head_dim)),
+                           .window = window,
+                           .y = attended,
+                           .next = {layer.output.get(), layer.gate_up.get()}});
+  add_product(stream, attended, *layer.output, layer.output_bias);
 }
 
 void Transformer::mlp_block(Stream& stream, const LayerWeights& layer, int rows) {
-  const TensorView normed = normed_.row_range(0, rows);
-  const TensorView gate_up = gate_up_.row_range(0, rows);
   const TensorView activated = activated_.row_range(0, rows);
-
-  backend_.rms_norm(stream, {.x = x_.row_range(0, rows),
-                             .weight = layer.post_norm.data(),
-                             .epsilon = config_.rms_epsilon,
-                             .y = normed});
-  backend_.matmul(stream, {.x = normed,
+  backend_.matmul(stream, {.x = x_.row_range(0, rows),
                            .weights = layer.gate_up.get(),
-                           .bias = layer.gate_up_bias.empty() ? nullptr : layer.gate_up_bias.data(),
-                           .y = gate_up});
-  backend_.silu_mul(stream, {.x = gate_up, .y = activated});
-  backend_.matmul(stream, {.x = activated, .weights = layer.down.get(), .y = partial(rows)});
-  reduce_into_residual(stream, layer.down_bias, rows);
+                           .bias = data_or_null(layer.gate_up_bias),
+                           .y = activated,
+                           .norm_weight = layer.post_norm.data(),
+                           .norm_epsilon = config_.rms_epsilon});
+  add_product(stream, activated, *layer.down, layer.down_bias);
+}
+
+void Transformer::add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
+                              const std::vector<float>& bias) {
+  const int rows = int(input.rows);
+  if (plan_.tp == 1) {
+    backend_.matmul(stream, {.x = input,
+                             .weights = &matrix,
+                             .bias = data_or_null(bias),
+                             .y = x_.row_range(0, rows),
+                             .accumulate = true});
+  } else {
+    backend_.matmul(stream, {.x = input, .weights = &matrix, .y = partial(rows)});
+    reduce_into_residual(stream, bias, rows);
+  }
 }
 
 TensorView Transformer::logits(Stream& stream, std::span<const int32_t> rows) {

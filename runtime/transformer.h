@@ -54,7 +54,10 @@ class Transformer {
   void mlp_block(Stream& stream, const LayerWeights& layer, int rows);
   void export_residual(Stream& stream, int layer, int rows);
   void export_final(Stream& stream, int rows);
-  /// x += sum over ranks of the partial results in the reduce buffer, then the bias.
+  /// The residual stream += sum over ranks of input * matrix, then the bias.
+  void add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
+                   const std::vector<float>& bias);
+  /// The residual stream += sum over ranks of the reduce buffer, then the bias.
   void reduce_into_residual(Stream& stream, const std::vector<float>& bias, int rows);
   TensorView partial(int rows);
 
@@ -68,10 +71,8 @@ class Transformer {
   std::unique_ptr<Buffer> memory_;
   // Views of memory_, each with max_rows_ rows (logit ones: kLogitRows).
   TensorView x_;          ///< residual stream [hidden] float32
-  TensorView normed_;     ///< [hidden] activation dtype
   TensorView qkv_;        ///< [q + k + v] float32
   TensorView attended_;   ///< [local heads * head_dim] activation dtype
-  TensorView gate_up_;    ///< [2 * local intermediate] float32
   TensorView activated_;  ///< [local intermediate] activation dtype
   TensorView final_;      ///< [hidden] activation dtype
   TensorView logits_;     ///< [local vocabulary] float32

@@ -83,7 +83,8 @@ void load_mlp(LayerWeights& layer, const LayerReader& reader, Backend& backend,
   layer.gate_up =
       backend.pack({.parts = {reader.matrix("mlp.gate_proj").row_range(cut.begin, cut.end),
                               reader.matrix("mlp.up_proj").row_range(cut.begin, cut.end)},
-                    .dtype = dtype});
+                    .dtype = dtype,
+                    .gated = true});
   layer.down =
       backend.pack({.parts = {reader.matrix("mlp.down_proj").col_range(cut.begin, cut.end)},
                     .dtype = dtype,

@@ -21,8 +21,8 @@ struct LayerWeights {
   std::vector<float> qkv_bias;            ///< or empty
   std::unique_ptr<PackedMatrix> output;   ///< o_proj: inputs cut along reduction groups
   std::vector<float> output_bias;         ///< or empty; every rank adds it after the reduction
-  std::unique_ptr<PackedMatrix> gate_up;  ///< outputs: local gate columns, local up columns
-  std::vector<float> gate_up_bias;        ///< or empty
+  std::unique_ptr<PackedMatrix> gate_up;  ///< gated; outputs: local intermediate
+  std::vector<float> gate_up_bias;        ///< the gate's, then the other's; or empty
   std::unique_ptr<PackedMatrix> down;     ///< inputs cut along reduction groups
   std::vector<float> down_bias;           ///< or empty
 };

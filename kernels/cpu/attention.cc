@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/kv_tiles.h"
+#include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/simd_tables.h"
 
 namespace convoke::cpu {
@@ -39,6 +40,14 @@ void check_batch(const TensorView& qkv, int heads, const AttentionBatch& batch, 
   CONVOKE_CHECK_EQ(qkv.cols, int64_t(heads + 2 * kv.shape.kv_heads) * kv.shape.head_dim);
 }
 
+void check_attention(const AttentionArgs& args) {
+  const AttentionBatch& batch = *args.batch;
+  check_batch(args.qkv, args.heads, batch, args.kv);
+  CONVOKE_CHECK_EQ(args.y.rows, batch.rows);
+  CONVOKE_CHECK_EQ(args.y.cols, int64_t(args.heads) * args.kv.shape.head_dim);
+  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || args.y.dtype == DType::kBFloat16);
+}
+
 /// Calls work(task, cost) for every task of the batch, in one order on every thread. The cost is in
 /// query-position pairs.
 template <typename Work>
@@ -70,6 +79,50 @@ void for_each_task(const AttentionArgs& args, int max_queries, int threads, Work
       }
     }
     row = end;
+  }
+}
+
+/// This thread's shares of what comes next, as far as the second-level cache has room for them.
+FetchAhead next_weights(const CpuStream& stream, const AttentionArgs& args) {
+  constexpr int64_t kMostBytes = 1280 * 1024;
+  FetchAhead ahead;
+  int64_t left = kMostBytes;
+  for (int i = 0; i < FetchAhead::kRanges; ++i) {
+    if (args.next[i] == nullptr) break;
+    const auto& packed = static_cast<const CpuPackedMatrix&>(*args.next[i]);
+    const PackedLayout& layout = packed.layout();
+    const PanelRange share =
+        panel_share(layout.panels, stream.index(), stream.count(), layout.panels_together());
+    const int64_t bytes = std::min((share.end - share.begin) * layout.panel_bytes, left);
+    ahead.next[i] = packed.data() + share.begin * layout.panel_bytes;
+    ahead.lines[i] = bytes / 64;
+    left -= bytes;
+  }
+  return ahead;
+}
+
+/// Fetches what the batch's rows will read of one head's keys and values: of every sequence up to
+/// kMostBlocks blocks, the latest.
+void fetch_keys_and_values(const AttentionArgs& args, int kv_head) {
+  constexpr int kMostBlocks = 16;
+  const AttentionBatch& batch = *args.batch;
+  const KvGeometry geometry = kv_geometry(args.kv.shape);
+  const size_t element = dtype_size(args.kv.shape.dtype);
+  const size_t bytes = geometry.head_elements * element;
+  for (int row = 0; row < batch.rows; ++row) {
+    const size_t r = size_t(row);
+    if (row > 0 && batch.sequence[r] == batch.sequence[r - 1]) continue;
+    const int32_t* const table = batch.block_tables[size_t(batch.sequence[r])];
+    const int end = (batch.context[r] + kKvBlockSize - 1) / kKvBlockSize;
+    for (int block = std::max(0, end - kMostBlocks); block < end; ++block) {
+      const auto* const tile = static_cast<const std::byte*>(args.kv.data) +
+                               (size_t(table[block]) * geometry.block_elements +
+                                size_t(kv_head) * geometry.head_elements) *
+                                   element;
+      for (size_t offset = 0; offset < bytes; offset += 64) {
+        __builtin_prefetch(tile + offset, 0, 2);
+      }
+    }
   }
 }
 
@@ -114,13 +167,10 @@ void rope_append(CpuStream& stream, Isa isa, const RopeAppendArgs& args) {
 }
 
 void attention(CpuStream& stream, Isa isa, const AttentionArgs& args) {
-  const AttentionBatch& batch = *args.batch;
-  check_batch(args.qkv, args.heads, batch, args.kv);
-  CONVOKE_CHECK_EQ(args.y.rows, batch.rows);
-  CONVOKE_CHECK_EQ(args.y.cols, int64_t(args.heads) * args.kv.shape.head_dim);
-  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || args.y.dtype == DType::kBFloat16);
+  check_attention(args);
   const AttentionKernels& kernels = attend_kernels_for(isa, args.kv.shape);
 
+  FetchAhead ahead = next_weights(stream, args);
   int64_t total = 0;
   for_each_task(args, kernels.max_queries, stream.count(),
                 [&](const AttentionTask&, int64_t cost) { total += cost; });
@@ -129,10 +179,39 @@ void attention(CpuStream& stream, Isa isa, const AttentionArgs& args) {
   for_each_task(args, kernels.max_queries, stream.count(),
                 [&](const AttentionTask& task, int64_t cost) {
                   if ((2 * before + cost) * stream.count() / (2 * total) == stream.index()) {
-                    kernels.attend(args, task);
+                    kernels.attend(args, task, ahead);
                   }
                   before += cost;
                 });
+  stream.barrier();
+}
+
+void rope_attention(CpuStream& stream, Isa isa, const RopeAppendArgs& rope,
+                    const AttentionArgs& args) {
+  const int kv_heads = args.kv.shape.kv_heads;
+  if (kv_heads % stream.count() != 0) {
+    rope_append(stream, isa, rope);
+    attention(stream, isa, args);
+    return;
+  }
+  check_attention(args);
+  const AttentionBatch& batch = *args.batch;
+  const int first = kv_heads / stream.count() * stream.index();
+  const int last = first + kv_heads / stream.count();
+  const AttentionKernels& rope_kernels = kernels_for(isa);
+  const AttentionKernels& kernels = attend_kernels_for(isa, args.kv.shape);
+  FetchAhead ahead = next_weights(stream, args);
+  for (int kv_head = first; kv_head < last; ++kv_head) fetch_keys_and_values(args, kv_head);
+  for (int kv_head = first; kv_head < last; ++kv_head) {
+    for (int row = 0; row < batch.rows; ++row) {
+      rope_kernels.rope_append(rope, row, kv_head);
+      fetch_lines(ahead, kLinesPerStep);
+    }
+  }
+  // As if one thread did it all: there is no need for tasks to be smaller.
+  for_each_task(args, kernels.max_queries, 1, [&](const AttentionTask& task, int64_t) {
+    if (first <= task.kv_head && task.kv_head < last) kernels.attend(args, task, ahead);
+  });
   stream.barrier();
 }
 

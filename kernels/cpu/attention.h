@@ -24,6 +24,11 @@ void rope_append(CpuStream& stream, Isa isa, const RopeAppendArgs& args);
 /// Each row must see at least one position.
 void attention(CpuStream& stream, Isa isa, const AttentionArgs& args);
 
+/// rope_append and attention in one. Where every thread can have as many key/value heads of its own
+/// there is no barrier between them.
+void rope_attention(CpuStream& stream, Isa isa, const RopeAppendArgs& rope,
+                    const AttentionArgs& args);
+
 void move_kv(CpuStream& stream, Isa isa, std::span<const KvLayer> layers,
              std::span<const KvMove> moves);
 

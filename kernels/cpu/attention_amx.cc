@@ -68,9 +68,12 @@ class AmxProducts {
       value_shapes_.set(t, view.queries, 64);
     }
     for (int t = 4; t < 6; ++t) value_shapes_.set(t, view.queries, 2 * kKvBlockSize);
+    for (int t = 0; t < 4; ++t) row_shapes_.set(t, view.heads, 64);
+    for (int t = 4; t < 6; ++t) row_shapes_.set(t, view.heads, 2 * kKvBlockSize);
     for (int t = 6; t < 8; ++t) {
       score_shapes_.set(t, 16, 64);
       value_shapes_.set(t, kKvBlockSize / 2, 64);
+      row_shapes_.set(t, kKvBlockSize / 2, 64);
     }
   }
   AmxProducts(const AmxProducts&) = delete;
@@ -83,8 +86,8 @@ class AmxProducts {
     }
   }
 
-  void score(const Element* const* tiles, float* const* outs, int count, int stride) const {
-    score_shapes_.use();
+  void score(const Element* const* tiles, float* const* outs, int count, int stride) {
+    use(score_shapes_);
     int n = 0;
     for (; n + 1 < count; n += 2) {
       tile_zero<0>();
@@ -114,7 +117,7 @@ class AmxProducts {
 
   /// Blocks that all rows have committed are shared; each row has the blocks before and after them
   /// to itself.
-  void add(const ValueSums& target) {
+  void add(const ValueSums& target, FetchAhead& ahead) {
     const int base = target.base;
     int shared_begin = base, shared_end = base + kChunk;
     for (int i = 0; i < view_.rows; ++i) {
@@ -127,21 +130,30 @@ class AmxProducts {
     shared_end = shared_end / kKvBlockSize;
     if (shared_end <= shared_begin) shared_begin = shared_end = base / kKvBlockSize;
 
-    value_shapes_.use();
     for (int i = 0; i < view_.rows; ++i) add_row(target, i, base / kKvBlockSize, shared_begin);
-    for (int column = 0; column < view_.geometry.width; column += 64) {
-      load_sums(target, column);
-      for (int block = shared_begin; block < shared_end; ++block) {
-        add_block(view_.values_of_block<Element>(block), block - base / kKvBlockSize, column);
+    if (shared_begin < shared_end) {
+      use(value_shapes_);
+      for (int column = 0; column < view_.geometry.width; column += 64) {
+        load_sums(target.sums, column);
+        for (int block = shared_begin; block < shared_end; ++block) {
+          add_block(view_.values_of_block<Element>(block), 0, block - base / kKvBlockSize, column);
+        }
+        store_sums(target.sums, column);
       }
-      store_sums(target.sums, kMaxWidth, column);
     }
     for (int i = 0; i < view_.rows; ++i) {
       add_row(target, i, shared_end, base / kKvBlockSize + kChunkBlocks);
+      fetch_lines(ahead, kLinesPerStep);
     }
   }
 
  private:
+  void use(const TileShapes& shapes) {
+    if (&shapes == in_use_) return;
+    shapes.use();
+    in_use_ = &shapes;
+  }
+
   /// value = first + second + an error of at most 2^-17 of it. The conversion flushes subnormals,
   /// as the products do anyway.
   static CONVOKE_SIMD_INLINE void split(Floats value, uint16_t* first, uint16_t* second) {
@@ -167,9 +179,9 @@ class AmxProducts {
 
   int column_tiles(int column) const { return (view_.geometry.width - column) / kLanes; }
 
-  void load_sums(const ValueSums& target, int column) const {
-    constexpr int kRowBytes = kMaxWidth * 4;
-    const float* const sums = target.sums + column;
+  static constexpr int kRowBytes = kMaxWidth * 4;  ///< of sums
+  void load_sums(const float* sums, int column) const {
+    sums += column;
     const int count = column_tiles(column);
     tile_load<0>(sums, kRowBytes);
     tile_load<1>(sums + 16, kRowBytes);
@@ -177,21 +189,23 @@ class AmxProducts {
     tile_load<2>(sums + 32, kRowBytes);
     tile_load<3>(sums + 48, kRowBytes);
   }
-  void store_sums(float* sums, int row_width, int column) const {
+  void store_sums(float* sums, int column) const {
+    sums += column;
     const int count = column_tiles(column);
-    tile_store<0>(sums + column, row_width * 4);
-    tile_store<1>(sums + column + 16, row_width * 4);
+    tile_store<0>(sums, kRowBytes);
+    tile_store<1>(sums + 16, kRowBytes);
     if (count < 4) return;
-    tile_store<2>(sums + column + 32, row_width * 4);
-    tile_store<3>(sums + column + 48, row_width * 4);
+    tile_store<2>(sums + 32, kRowBytes);
+    tile_store<3>(sums + 48, kRowBytes);
   }
 
-  /// sums += weights of the chunk's `index`th block * values, in up to 64 columns.
-  CONVOKE_SIMD_INLINE void add_block(const Element* values, int index, int column) const {
+  /// sums += weights of the chunk's `index`th block * values, in up to 64 columns, for the queries
+  /// from m on.
+  CONVOKE_SIMD_INLINE void add_block(const Element* values, int m, int index, int column) const {
     const int row_bytes = view_.geometry.width * 4;
     const Element* const tile = values + column * 2;
-    tile_load<4>(weights_[0][0] + index * kKvBlockSize, sizeof(weights_[0][0]));
-    tile_load<5>(weights_[1][0] + index * kKvBlockSize, sizeof(weights_[1][0]));
+    tile_load<4>(weights_[0][m] + index * kKvBlockSize, sizeof(weights_[0][0]));
+    tile_load<5>(weights_[1][m] + index * kKvBlockSize, sizeof(weights_[1][0]));
     tile_load<6>(tile, row_bytes);
     tile_load<7>(tile + 32, row_bytes);
     tile_multiply_add<0, 4, 6>();
@@ -207,24 +221,23 @@ class AmxProducts {
     tile_multiply_add<3, 5, 7>();
   }
 
-  /// The part of one row's visible positions that lies in blocks [first, last). The other rows of
-  /// the tiles come to nonsense and are dropped.
+  /// The part of one row's visible positions that lies in blocks [first, last), in tiles that hold
+  /// the row's queries alone.
   void add_row(const ValueSums& target, int row, int first, int last) {
     const Visible chunk = view_.within(row, target.base);
     if (chunk.begin >= chunk.end) return;
     first = max_of(first, chunk.begin / kKvBlockSize);
     last = min_of(last, (chunk.end + kKvBlockSize - 1) / kKvBlockSize);
+    if (first >= last) return;
+    use(view_.rows == 1 ? value_shapes_ : row_shapes_);
+    const int m = row * view_.heads;
+    float* const sums = target.sums + m * kMaxWidth;
     for (int block = first; block < last; ++block) {
       const Element* const values = values_for_row(row, chunk, block);
       for (int column = 0; column < view_.geometry.width; column += 64) {
-        load_sums(target, column);
-        add_block(values, block - target.base / kKvBlockSize, column);
-        store_sums(row_sums_[0], kMaxWidth, column);
-      }
-      for (int m = row * view_.heads; m < (row + 1) * view_.heads; ++m) {
-        for (int j = 0; j < view_.geometry.width; j += kLanes) {
-          store(target.sums + m * kMaxWidth + j, load(row_sums_[m] + j));
-        }
+        load_sums(sums, column);
+        add_block(values, m, block - target.base / kKvBlockSize, column);
+        store_sums(sums, column);
       }
     }
   }
@@ -267,15 +280,15 @@ class AmxProducts {
   }
 
   const TaskView& view_;
-  TileShapes score_shapes_, value_shapes_;
+  TileShapes score_shapes_, value_shapes_, row_shapes_;
+  const TileShapes* in_use_ = nullptr;
   alignas(64) uint16_t queries_[2][kMaxQueries][kMaxHeadDim];
   alignas(64) uint16_t weights_[2][kMaxQueries][kChunk];
-  alignas(64) float row_sums_[kMaxQueries][kMaxWidth];
   alignas(64) Element copied_values_[kKvBlockSize * kMaxWidth];
 };
 
-void attend_with_tiles(const AttentionArgs& args, const AttentionTask& task) {
-  Attender<AmxProducts>(args, task).run();
+void attend_with_tiles(const AttentionArgs& args, const AttentionTask& task, FetchAhead& ahead) {
+  Attender<AmxProducts>(args, task, ahead).run();
 }
 
 constexpr AttentionKernels kTileKernels = {AmxProducts::kMaxQueries, attend_with_tiles, nullptr};

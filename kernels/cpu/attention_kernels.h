@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/backend.h"
+#include "kernels/cpu/fetch_ahead.h"
 
 namespace convoke::cpu {
 
@@ -13,10 +14,13 @@ struct AttentionTask {
   int head_begin = 0, head_end = 0;
 };
 
+/// Lines that are fetched ahead at each step, some tenths of a microsecond of work.
+inline constexpr int kLinesPerStep = 32;
+
 struct AttentionKernels {
   int max_queries = 0;  ///< (rows * heads) of a task is at most this
-  /// Computes the task's part of args.y.
-  void (*attend)(const AttentionArgs& args, const AttentionTask& task);
+  /// Computes the task's part of args.y, and has some of what comes next fetched meanwhile.
+  void (*attend)(const AttentionArgs& args, const AttentionTask& task, FetchAhead& ahead);
   /// One row and one key/value head of rope_append: its query heads in place, key and value to the
   /// cache.
   void (*rope_append)(const RopeAppendArgs& args, int row, int kv_head);

@@ -100,14 +100,14 @@ struct ValueSums {
 ///   Products(const TaskView&)
 ///   set_query(m, const float*)   before all else, for every query
 ///   score(tiles, outs, count, stride)   key tile n against all queries, to outs[n][m * stride]
-///   add(const ValueSums&)        a chunk's values, each row's in order of position
+///   add(const ValueSums&, FetchAhead&)   a chunk's values, each row's in order of position
 template <typename Products>
 class Attender {
  public:
   using Element = typename Products::Element;
 
-  Attender(const AttentionArgs& args, const AttentionTask& task)
-      : view_(args, task), products_(view_) {}
+  Attender(const AttentionArgs& args, const AttentionTask& task, FetchAhead& ahead)
+      : view_(args, task), products_(view_), ahead_(ahead) {}
 
   void run() {
     load_queries();
@@ -124,9 +124,10 @@ class Attender {
         if (chunk.begin >= chunk.end) continue;
         for (int m = i * view_.heads; m < (i + 1) * view_.heads; ++m) {
           soften(m, chunk.begin - base, chunk.end - base);
+          fetch_lines(ahead_, kLinesPerStep);
         }
       }
-      products_.add({base, scores_, sums_});
+      products_.add({base, scores_, sums_}, ahead_);
     }
     finish();
   }
@@ -257,6 +258,7 @@ class Attender {
 
   const TaskView view_;
   Products products_;
+  FetchAhead& ahead_;
   float top_[Products::kMaxQueries];    ///< largest score so far
   float total_[Products::kMaxQueries];  ///< sum of the weights so far
   alignas(64) float scores_[Products::kMaxQueries * kChunk];

@@ -248,7 +248,7 @@ class VectorProducts {
 
   /// Positions that all rows have committed are shared; what a row sees before and after them is
   /// added for the row alone.
-  void add(const ValueSums& target) const {
+  void add(const ValueSums& target, FetchAhead&) const {
     const int base = target.base;
     int shared_begin = base, shared_end = base + kChunk;
     for (int i = 0; i < view_.rows; ++i) {
@@ -285,11 +285,11 @@ class VectorProducts {
   alignas(64) float query_elements_[kMaxQueries * kMaxHeadDim];
 };
 
-void attend(const AttentionArgs& args, const AttentionTask& task) {
+void attend(const AttentionArgs& args, const AttentionTask& task, FetchAhead& ahead) {
   if (args.kv.shape.dtype == DType::kBFloat16) {
-    Attender<VectorProducts<Bf16Tiles>>(args, task).run();
+    Attender<VectorProducts<Bf16Tiles>>(args, task, ahead).run();
   } else {
-    Attender<VectorProducts<FloatTiles>>(args, task).run();
+    Attender<VectorProducts<FloatTiles>>(args, task, ahead).run();
   }
 }
 

@@ -66,6 +66,10 @@ class CpuBackend final : public Backend {
   void attention(Stream& stream, const AttentionArgs& args) override {
     cpu::attention(cpu_stream(stream), isa_, args);
   }
+  void rope_attention(Stream& stream, const RopeAppendArgs& rope,
+                      const AttentionArgs& args) override {
+    cpu::rope_attention(cpu_stream(stream), isa_, rope, args);
+  }
   void silu_mul(Stream& stream, const SiluMulArgs& args) override {
     cpu::silu_mul(cpu_stream(stream), isa_, args);
   }

@@ -7,12 +7,13 @@
 #include "kernels/dtype_convert.h"
 
 namespace convoke::cpu {
-namespace {
 
-const ElementwiseKernels& kernels_for(Isa isa) {
+const ElementwiseKernels& elementwise_kernels_for(Isa isa) {
   return table_for(isa, portable::elementwise_kernels(), avx2::elementwise_kernels(),
                    avx512::elementwise_kernels());
 }
+
+namespace {
 
 /// Calls work(row, begin, end) for this thread's share of a rows x columns matrix: whole rows, or
 /// column ranges when rows are fewer than threads and `split_columns` allows it. Ranges begin at
@@ -49,7 +50,7 @@ void* element(const TensorView& view, int64_t row, int64_t column) {
 }  // namespace
 
 void embed(CpuStream& stream, Isa isa, const EmbedArgs& args) {
-  const ElementwiseKernels& kernels = kernels_for(isa);
+  const ElementwiseKernels& kernels = elementwise_kernels_for(isa);
   const int64_t columns = args.x.cols;
   CONVOKE_CHECK_EQ(args.x.rows, int64_t(args.tokens.size()));
   CONVOKE_CHECK(args.x.dtype == DType::kFloat32);
@@ -78,7 +79,7 @@ void embed(CpuStream& stream, Isa isa, const EmbedArgs& args) {
 }
 
 void rms_norm(CpuStream& stream, Isa isa, const RmsNormArgs& args) {
-  const ElementwiseKernels& kernels = kernels_for(isa);
+  const ElementwiseKernels& kernels = elementwise_kernels_for(isa);
   const int64_t columns = args.x.cols;
   CONVOKE_CHECK(args.x.dtype == DType::kFloat32);
   CONVOKE_CHECK_EQ(args.y.cols, columns);
@@ -117,7 +118,7 @@ void convert(CpuStream& stream, const TensorView& x, const TensorView& y) {
 }
 
 void silu_mul(CpuStream& stream, Isa isa, const SiluMulArgs& args) {
-  const ElementwiseKernels& kernels = kernels_for(isa);
+  const ElementwiseKernels& kernels = elementwise_kernels_for(isa);
   const int64_t columns = args.y.cols;
   CONVOKE_CHECK(args.x.dtype == DType::kFloat32);
   CONVOKE_CHECK_EQ(args.x.rows, args.y.rows);

@@ -5,8 +5,11 @@
 #pragma once
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/elementwise_kernels.h"
 
 namespace convoke::cpu {
+
+const ElementwiseKernels& elementwise_kernels_for(Isa isa);
 
 /// Checks that every token is in [0, ...) or names a look-ahead row that exists.
 void embed(CpuStream& stream, Isa isa, const EmbedArgs& args);

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "kernels/check.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/fetch_ahead.h"
 #include "kernels/cpu/matmul_job.h"
 
 namespace convoke::cpu {
@@ -53,6 +55,11 @@ Grid choose_grid(int threads, int64_t panels, int row_units) {
   return best;
 }
 
+/// Whole cache lines, of an odd number: rows a multiple of 4 KB apart would evict each other.
+int64_t normed_row_bytes(const PackedLayout& layout) {
+  return (divide_up(layout.inputs * int64_t(dtype_size(layout.dtype)), 64) | 1) * 64;
+}
+
 /// One call's rows, at most MatmulScratch::kRows of them at a time.
 class Product {
  public:
@@ -63,8 +70,10 @@ class Product {
         matrix_(static_cast<const CpuPackedMatrix&>(*args.weights)),
         layout_(matrix_.layout()),
         kernel_(select_kernel(isa, layout_.dtype)),
+        elementwise_(elementwise_kernels_for(isa)),
         element_bytes_(int64_t(dtype_size(layout_.dtype))),
-        row_bytes_(args.x.row_stride * element_bytes_),
+        row_bytes_(args.norm_weight == nullptr ? args.x.row_stride * element_bytes_
+                                               : normed_row_bytes(layout_)),
         group_units_(divide_up(layout_.group_inputs, kernel_.unit_inputs)) {}
 
   void run() {
@@ -78,7 +87,8 @@ class Product {
  private:
   void chunk(int64_t first_row, int rows) {
     MatmulJob job = describe(rows);
-    const std::byte* x = args_.x.row<const std::byte>(first_row);
+    const std::byte* x = args_.norm_weight == nullptr ? args_.x.row<const std::byte>(first_row)
+                                                      : normalise(first_row, rows);
     if (must_rearrange(rows)) {
       rearrange(x, rows, job);
       stream_.barrier();
@@ -86,9 +96,38 @@ class Product {
     } else {
       job.x = x;
     }
-    job.y = args_.y.row<float>(first_row);
-    take_share(job);
+    if (layout_.gated) {
+      job.activated = args_.y.row<std::byte>(first_row);
+    } else {
+      job.y = args_.y.row<float>(first_row);
+    }
+    // Of few rows all threads do what panels there are; who does which shows in the end.
+    if (rows > job.unit_rows) take_share(job);
     if (job.panels > 0 && job.rows > 0) kernel_.run(job);
+  }
+
+  /// The rows normalised. Few of them every thread makes for itself, which costs less than waiting
+  /// for the others' share.
+  const std::byte* normalise(int64_t first_row, int rows) const {
+    const bool few = rows * layout_.inputs <= MatmulScratch::kFewElements;
+    std::byte* const normed = few ? scratch_.few_normed(stream_.index()) : scratch_.normed();
+    const PanelRange share =
+        few ? PanelRange{0, rows} : panel_share(rows, stream_.index(), stream_.count());
+    const PanelRange panels =
+        panel_share(layout_.panels, stream_.index(), stream_.count(), layout_.panels_together());
+    FetchAhead ahead;
+    ahead.next[0] = matrix_.data() + panels.begin * layout_.panel_bytes;
+    ahead.lines[0] = few ? (panels.end - panels.begin) * layout_.panel_bytes / 64 : 0;
+    constexpr int kLinesPerRow = 32;
+    for (int64_t r = share.begin; r < share.end; ++r) {
+      fetch_lines(ahead, kLinesPerRow);
+      const float* const x = args_.x.row<float>(first_row + r);
+      const float factor = elementwise_.inverse_rms(x, layout_.inputs, args_.norm_epsilon);
+      elementwise_.scale(x, factor, args_.norm_weight, normed + r * row_bytes_, layout_.dtype,
+                         layout_.inputs);
+    }
+    if (!few) stream_.barrier();
+    return normed;
   }
 
   bool must_rearrange(int rows) const {
@@ -134,24 +173,39 @@ class Product {
     job.y_stride = args_.y.row_stride;
     job.outputs = layout_.outputs;
     job.bias = args_.bias;
+    job.accumulate = args_.accumulate;
+    if (layout_.gated) {
+      job.gated = true;
+      job.second_bias = args_.bias == nullptr ? nullptr : args_.bias + layout_.outputs;
+      job.activated_dtype = args_.y.dtype;
+      job.activated_row_bytes = args_.y.row_stride * int64_t(dtype_size(args_.y.dtype));
+      job.elementwise = &elementwise_;
+    }
     job.scratch = scratch_.sums(stream_.index());
+    job.queues = scratch_.queues();
+    job.thread = stream_.index();
+    job.threads = stream_.count();
     return job;
   }
 
   /// Narrows the job to what this thread does.
   void take_share(MatmulJob& job) const {
+    job.queues = nullptr;
+    job.thread = 0;
+    job.threads = 1;
     const int row_units = int(divide_up(job.rows, job.unit_rows));
-    const Grid grid = choose_grid(stream_.count(), job.panels, row_units);
+    const int64_t together = layout_.panels_together();
+    const Grid grid = choose_grid(stream_.count(), job.panels / together, row_units);
     const int panel_part = stream_.index() % grid.panel_parts;
     const int row_part = stream_.index() / grid.panel_parts;
 
-    const PanelRange panels = panel_share(job.panels, panel_part, grid.panel_parts);
+    const PanelRange panels = panel_share(job.panels, panel_part, grid.panel_parts, together);
     job.weights += panels.begin * job.panel_bytes;
     job.panels = panels.end - panels.begin;
-    const int64_t first_output = panels.begin * kPanelOutputs;
-    job.y += first_output;
+    const int64_t first_output = panels.begin / together * kPanelOutputs;
     if (job.bias != nullptr) job.bias += first_output;
-    job.outputs = std::min(job.outputs - first_output, job.panels * kPanelOutputs);
+    if (job.second_bias != nullptr) job.second_bias += first_output;
+    job.outputs = std::min(job.outputs - first_output, job.panels / together * kPanelOutputs);
 
     const int first_unit = row_units * row_part / grid.row_parts;
     const int end_unit = row_units * (row_part + 1) / grid.row_parts;
@@ -159,7 +213,12 @@ class Product {
     const int end_row = std::min(end_unit * job.unit_rows, job.rows);
     job.x += kernel_.tiles ? first_unit * job.x_unit_bytes
                            : int64_t(first_row) * job.groups * job.group_units * 4;
-    job.y += first_row * job.y_stride;
+    if (job.gated) {
+      job.activated += first_row * job.activated_row_bytes +
+                       first_output * int64_t(dtype_size(job.activated_dtype));
+    } else {
+      job.y += first_row * job.y_stride + first_output;
+    }
     job.rows = std::max(end_row - first_row, 0);
   }
 
@@ -214,6 +273,7 @@ class Product {
   const CpuPackedMatrix& matrix_;
   const PackedLayout& layout_;
   const MatmulKernel kernel_;
+  const ElementwiseKernels& elementwise_;
   const int64_t element_bytes_;
   const int64_t row_bytes_;
   const int64_t group_units_;
@@ -232,6 +292,9 @@ void MatmulScratch::reserve(const PackedLayout& layout) {
       layout.padded_inputs * layout.groups * int64_t(dtype_size(layout.dtype));
   const size_t bytes = size_t(row_bytes * (kRows + kSpareRows));
   if (!rows_ || rows_->bytes() < bytes) rows_ = allocate_buffer(bytes);
+  const size_t normed_bytes = size_t(normed_row_bytes(layout)) * kRows;
+  if (!normed_ || normed_->bytes() < normed_bytes) normed_ = allocate_buffer(normed_bytes);
+  if (!few_normed_) few_normed_ = allocate_buffer(kFewBytes * size_t(threads_));
 }
 
 float* MatmulScratch::sums(int thread) const {
@@ -242,10 +305,20 @@ std::byte* MatmulScratch::rows() const {
   return static_cast<std::byte*>(rows_->data());
 }
 
+std::byte* MatmulScratch::normed() const {
+  return static_cast<std::byte*>(normed_->data());
+}
+
+std::byte* MatmulScratch::few_normed(int thread) const {
+  return static_cast<std::byte*>(few_normed_->data()) + size_t(thread) * kFewBytes;
+}
+
 void matmul(CpuStream& stream, Isa isa, const MatmulScratch& scratch, const MatmulArgs& args) {
   CONVOKE_CHECK(args.weights != nullptr);
-  CONVOKE_CHECK(args.x.dtype == args.weights->activation_dtype());
-  CONVOKE_CHECK(args.y.dtype == DType::kFloat32);
+  const PackedLayout& layout = static_cast<const CpuPackedMatrix&>(*args.weights).layout();
+  CONVOKE_CHECK(args.x.dtype == (args.norm_weight == nullptr ? layout.dtype : DType::kFloat32));
+  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || (layout.gated && args.y.dtype == layout.dtype));
+  CONVOKE_CHECK(!(layout.gated && args.accumulate));
   CONVOKE_CHECK_EQ(args.x.cols, args.weights->inputs());
   CONVOKE_CHECK_EQ(args.y.cols, args.weights->outputs());
   CONVOKE_CHECK_EQ(args.x.rows, args.y.rows);

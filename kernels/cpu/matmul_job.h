@@ -6,7 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/elementwise_kernels.h"
+
 namespace convoke::cpu {
+
+/// A range of pieces of work: its owner takes the first, others the last. On cache lines of its
+/// own.
+struct alignas(128) PanelQueue {
+  uint64_t range = 0;  ///< begin in the upper half, end in the lower; accessed atomically
+};
 
 /// A *unit* of inputs is what one multiply-add instruction of a kernel consumes: 32 inputs for AMX
 /// tiles, a pair of bfloat16 (4 bytes), or one float32 (4 bytes).
@@ -31,12 +39,29 @@ struct MatmulJob {
   int groups = 1;
   int64_t group_units = 0;  ///< units of inputs per group, padding included where it is read
 
-  float* y = nullptr;  ///< first row, first output of the job
+  float* y = nullptr;  ///< first row, first output of the job; null when gated
   int64_t y_stride = 0;
-  int64_t outputs = 0;          ///< <= 16 * panels
+  int64_t outputs = 0;          ///< <= 16 * panels, when gated 8 * panels
   const float* bias = nullptr;  ///< of the first output, or null
+  bool accumulate = false;      ///< y = (y + sum) + bias
+
+  // Gated: panels are pairs, and what they give is activated and written here.
+  bool gated = false;
+  const float* second_bias = nullptr;  ///< of the pair's second panel, if there is a bias
+  std::byte* activated = nullptr;      ///< first row, first output of the job
+  int64_t activated_row_bytes = 0;
+  DType activated_dtype = DType::kFloat32;
+  const ElementwiseKernels* elementwise = nullptr;
 
   float* scratch = nullptr;  ///< of this thread: scratch_floats(groups)
+
+  /// Few rows: which panels each thread has not begun yet. A thread that is through with its own
+  /// takes from the others', so that a thread that is held up does not hold up all. A queue is
+  /// empty from the end of one product to the beginning of the next. Null: the job is this
+  /// thread's alone.
+  PanelQueue* queues = nullptr;
+  int thread = 0;
+  int threads = 1;
 };
 
 /// Blocking of long products (more rows than one row unit).

@@ -43,7 +43,9 @@ template <class Kernel>
 class MatmulLoops {
  public:
   explicit MatmulLoops(const MatmulJob& job)
-      : job_(job), row_units_((job.rows + job.unit_rows - 1) / job.unit_rows) {}
+      : job_(job),
+        queues_(job.queues == nullptr ? &lone_queue_ : job.queues),
+        row_units_((job.rows + job.unit_rows - 1) / job.unit_rows) {}
 
   void run() {
     Kernel::begin(rows_of(0));
@@ -144,9 +146,14 @@ class MatmulLoops {
   }
 
   /// y of one tile: sums, plus bias.
-  void write_tile(int row_unit, int64_t panel, int panels, const float* sums,
-                  int64_t sums_panel_floats) {
+  void write_tile(int row_unit, int64_t panel, int panels, float* sums, int64_t sums_panel_floats) {
     const int rows = rows_of(row_unit);
+    if (job_.gated) {
+      for (int p = 0; p < panels; p += 2, sums += 2 * sums_panel_floats) {
+        write_gated(row_unit, panel + p, sums, sums + sums_panel_floats);
+      }
+      return;
+    }
     float* y_rows = job_.y + int64_t(row_unit) * job_.unit_rows * job_.y_stride;
     for (int p = 0; p < panels; ++p) {
       const int64_t column = (panel + p) * 16;
@@ -156,21 +163,86 @@ class MatmulLoops {
       for (int r = 0; r < rows; ++r, sum += 16) {
         float* y = y_rows + r * job_.y_stride + column;
         if (left >= 16) {
-          write_16(y, sum, bias);
+          write_16(y, sum, bias, job_.accumulate);
         } else {
-          for (int64_t i = 0; i < left; ++i) y[i] = bias == nullptr ? sum[i] : sum[i] + bias[i];
+          for (int64_t i = 0; i < left; ++i) {
+            const float value = job_.accumulate ? y[i] + sum[i] : sum[i];
+            y[i] = bias == nullptr ? value : value + bias[i];
+          }
         }
       }
     }
   }
 
-  static void write_16(float* y, const float* sum, const float* bias) {
+  /// A pair of panels, gate and up (which lose their contents): bias, activation, output.
+  void write_gated(int row_unit, int64_t panel, float* gate, float* up) {
+    const int rows = rows_of(row_unit);
+    const int64_t column = panel / 2 * 16;
+    const int64_t left = job_.outputs - column < 16 ? job_.outputs - column : 16;
+    if (job_.bias != nullptr) {
+      for (int r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < left; ++i) {
+          gate[16 * r + i] += job_.bias[column + i];
+          up[16 * r + i] += job_.second_bias[column + i];
+        }
+      }
+    }
+    alignas(64) std::byte values[Kernel::kMaxRows * 16 * sizeof(float)];
+    job_.elementwise->silu_mul(gate, up, values, job_.activated_dtype, int64_t(rows) * 16);
+    const int64_t element = job_.activated_dtype == DType::kBFloat16 ? 2 : 4;
+    std::byte* y = job_.activated + int64_t(row_unit) * job_.unit_rows * job_.activated_row_bytes +
+                   column * element;
+    const std::byte* value = values;
+    for (int r = 0; r < rows; ++r, y += job_.activated_row_bytes, value += 16 * element) {
+      if (left == 16 && element == 2) {
+        __builtin_memcpy(y, value, 32);
+      } else if (left == 16) {
+        __builtin_memcpy(y, value, 64);
+      } else {
+        for (int64_t i = 0; i < left * element; ++i) y[i] = value[i];
+      }
+    }
+  }
+
+  static void write_16(float* y, const float* sum, const float* bias, bool accumulate) {
     float values[16];
     for (int i = 0; i < 16; ++i) values[i] = sum[i];
+    if (accumulate) {
+      for (int i = 0; i < 16; ++i) values[i] = y[i] + values[i];
+    }
     if (bias != nullptr) {
       for (int i = 0; i < 16; ++i) values[i] += bias[i];
     }
     for (int i = 0; i < 16; ++i) y[i] = values[i];
+  }
+
+  void open_queue(int64_t pieces) {
+    const auto begin = uint64_t(pieces * job_.thread / job_.threads);
+    const auto end = uint64_t(pieces * (job_.thread + 1) / job_.threads);
+    __atomic_store_n(&queues_[job_.thread].range, begin << 32 | end, __ATOMIC_RELAXED);
+  }
+
+  /// The next piece of a thread's queue, or -1. What a piece is made of was there before the
+  /// kernel began, so nothing but the range itself needs to be ordered.
+  static int64_t take(PanelQueue& queue, bool mine) {
+    uint64_t range = __atomic_load_n(&queue.range, __ATOMIC_RELAXED);
+    for (;;) {
+      const uint64_t begin = range >> 32, end = range & 0xffffffffu;
+      if (begin >= end) return -1;
+      const uint64_t rest = mine ? (begin + 1) << 32 | end : begin << 32 | (end - 1);
+      if (__atomic_compare_exchange_n(&queue.range, &range, rest, false, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED)) {
+        return int64_t(mine ? begin : end - 1);
+      }
+    }
+  }
+
+  int64_t take_piece() {
+    for (int i = 0; i < job_.threads; ++i) {
+      const int64_t piece = take(queues_[(job_.thread + i) % job_.threads], i == 0);
+      if (piece >= 0) return piece;
+    }
+    return -1;
   }
 
   /// Few rows: the weights are read once, in the order in which they lie.
@@ -179,10 +251,17 @@ class MatmulLoops {
     const int at_once = Kernel::panels_at_once(rows);
     const int64_t panel_floats = Kernel::kMaxRows * 16;
     float* result = local(kMaxTogether);
-    for (int64_t panel = 0; panel < job_.panels; panel += at_once) {
+    const int together = job_.gated && at_once == 1 ? 2 : at_once;  // written at a time
+    open_queue((job_.panels + together - 1) / together);
+    for (int64_t piece = take_piece(); piece >= 0; piece = take_piece()) {
+      const int64_t panel = piece * together;
       const int64_t left = job_.panels - panel;
-      const int panels = left < at_once ? int(left) : at_once;
-      tile_over_groups(0, panel, panels, 0, job_.groups, result, panel_floats, true);
+      const int panels = left < together ? int(left) : together;
+      for (int p = 0; p < panels; p += at_once) {
+        const int count = panels - p < at_once ? panels - p : at_once;
+        tile_over_groups(0, panel + p, count, 0, job_.groups, result + p * panel_floats,
+                         panel_floats, true);
+      }
       write_tile(0, panel, panels, result, panel_floats);
     }
   }
@@ -257,7 +336,7 @@ class MatmulLoops {
           args.resume = inputs.unit != 0;
           if constexpr (Kernel::kTiles) {
             plan_fetches(args, u - begin, end - begin, p, panels, at_once, piece_index);
-            if (final && count == 2) {
+            if (final && count == 2 && !job_.gated) {
               args.y = job_.y + int64_t(u) * job_.unit_rows * job_.y_stride + panel * 16;
               args.y_stride = job_.y_stride;
             }
@@ -266,7 +345,13 @@ class MatmulLoops {
         }
         if (rows != job_.unit_rows) Kernel::begin(job_.unit_rows);
         if (inputs.ends_group) climb(inputs.group, place, rows, count, panel_floats);
-        if (final) write_tile(u, panel, count, level(0) + place, panel_floats);
+        if (!final) continue;
+        if (!job_.gated || count > 1) {
+          write_tile(u, panel, count, level(0) + place, panel_floats);
+        } else if (p % 2 != 0) {
+          // One panel at a time: the gate's sums have been left where they were made.
+          write_gated(u, panel, level(0) + place - (end - begin) * panel_floats, level(0) + place);
+        }
       }
     }
   }
@@ -318,6 +403,8 @@ class MatmulLoops {
   static constexpr int kMaxTogether = 8;
 
   const MatmulJob& job_;
+  PanelQueue lone_queue_;
+  PanelQueue* const queues_;
   const int row_units_;
   int together_ = 1;
 };

@@ -126,8 +126,16 @@ void pack_step(const SourceRow* rows, const PackedLayout& layout, int64_t begin,
 void pack_panel(const MatrixSource& source, const PackedLayout& layout, int64_t panel,
                 std::byte* target) {
   SourceRow rows[kPanelOutputs];
-  StackedRows stack(source, panel * kPanelOutputs);
-  for (SourceRow& row : rows) row = stack.next();
+  if (layout.gated) {
+    const TensorView& part = source.parts[size_t(panel % 2)];
+    for (int64_t r = 0; r < kPanelOutputs; ++r) {
+      const int64_t row = panel / 2 * kPanelOutputs + r;
+      if (row < part.rows) rows[r] = {part.row<const std::byte>(row), part.dtype};
+    }
+  } else {
+    StackedRows stack(source, panel * kPanelOutputs);
+    for (SourceRow& row : rows) row = stack.next();
+  }
   const int64_t step_bytes =
       kStepInputs * kPanelOutputs * int64_t(dtype_size(layout.dtype));  // of a full step
   for (int group = 0; group < layout.groups; ++group) {
@@ -160,7 +168,13 @@ PackedLayout make_layout(const MatrixSource& source) {
   layout.padded_inputs = layout.dtype == DType::kBFloat16
                              ? round_up(layout.group_inputs, kStepInputs)
                              : layout.group_inputs;
-  layout.panels = (layout.outputs + kPanelOutputs - 1) / kPanelOutputs;
+  layout.gated = source.gated;
+  if (layout.gated) {
+    CONVOKE_CHECK_EQ(source.parts.size(), 2u);
+    CONVOKE_CHECK_EQ(source.parts[0].rows, source.parts[1].rows);
+    layout.outputs /= 2;
+  }
+  layout.panels = (layout.outputs + kPanelOutputs - 1) / kPanelOutputs * layout.panels_together();
   layout.group_bytes = layout.padded_inputs * kPanelOutputs * int64_t(dtype_size(layout.dtype));
   layout.panel_bytes = layout.group_bytes * layout.groups;
   return layout;
@@ -171,7 +185,8 @@ std::unique_ptr<CpuPackedMatrix> pack_matrix(Team& team, Arena& arena, const Mat
   auto matrix = std::make_unique<CpuPackedMatrix>(
       layout, arena.allocate(size_t(layout.panels * layout.panel_bytes)));
   team.run([&](CpuStream& stream) {
-    const PanelRange share = panel_share(layout.panels, stream.index(), stream.count());
+    const PanelRange share =
+        panel_share(layout.panels, stream.index(), stream.count(), layout.panels_together());
     for (int64_t panel = share.begin; panel < share.end; ++panel) {
       pack_panel(source, layout, panel, matrix->data() + panel * layout.panel_bytes);
     }

@@ -28,6 +28,11 @@ struct PackedLayout {
   int64_t panels = 0;
   int64_t group_bytes = 0;  ///< of one panel
   int64_t panel_bytes = 0;
+  /// Panels of two parts by turns: 16 outputs of the first, the same of the second, and so on.
+  /// `outputs` counts those of one part.
+  bool gated = false;
+
+  int64_t panels_together() const { return gated ? 2 : 1; }  ///< that one thread must have
 };
 
 PackedLayout make_layout(const MatrixSource& source);
@@ -57,9 +62,10 @@ struct PanelRange {
 };
 
 /// The panels that thread `index` of `count` packs, and later reads: contiguous, so that it streams
-/// through memory, and equal for all to within one panel.
-inline PanelRange panel_share(int64_t panels, int index, int count) {
-  return {panels * index / count, panels * (index + 1) / count};
+/// through memory, and equal for all to within `together` panels.
+inline PanelRange panel_share(int64_t panels, int index, int count, int64_t together = 1) {
+  const int64_t units = panels / together;
+  return {units * index / count * together, units * (index + 1) / count * together};
 }
 
 /// Packs with all threads of the team; each touches first what it will read. Throws

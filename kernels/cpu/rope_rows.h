@@ -44,6 +44,21 @@ void convert_head(const float* x, float* out, int head_dim) {
   for (int j = 0; j < head_dim; ++j) out[j] = x[j];
 }
 
+/// A float32 value is one piece; a bfloat16 one has every second place of a line of pairs.
+void store_value(float* target, const float* value, int head_dim) {
+  for (int j = 0; j < head_dim; ++j) target[j] = value[j];
+}
+void store_value(uint16_t* target, const uint16_t* value, int head_dim) {
+  int j = 0;
+#if defined(CONVOKE_SIMD_AVX512)
+  for (; j + kLanes <= head_dim; j += kLanes) {
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(value + j)));
+    _mm512_mask_storeu_epi16(target + 2 * j, 0x55555555u, words);
+  }
+#endif
+  for (; j < head_dim; ++j) target[2 * j] = value[j];
+}
+
 /// Writes key and value of one slot and nothing beside them: other threads may be writing the
 /// neighbouring slots.
 template <typename Element>
@@ -53,10 +68,8 @@ void store_slot(Element* keys, const KvGeometry& geometry, int place, const Elem
   for (int j = 0; j < geometry.head_dim; j += kStep) {
     __builtin_memcpy(keys + key_index<Element>(place, j), key + j, kStep * sizeof(Element));
   }
-  Element* const values = keys + geometry.key_elements;
-  for (int j = 0; j < geometry.head_dim; ++j) {
-    values[value_index<Element>(geometry, place, j)] = value[j];
-  }
+  store_value(keys + geometry.key_elements + value_index<Element>(geometry, place, 0), value,
+              geometry.head_dim);
 }
 
 template <typename Element>

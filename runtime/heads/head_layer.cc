@@ -21,15 +21,12 @@ HeadLayer::HeadLayer(Backend& backend, const ModelConfig& config, const TensorSo
     : backend_(backend), config_(config), rope_(make_rope_table(config, positions)) {
   load_layer_matrices(weights_, source, prefix, backend, config, whole_layer(config), dtype);
   weights_.post_norm = to_floats(source.tensor(prefix + "post_attention_layernorm.weight"));
-  communicator_ = make_single_communicator({.reduce_capacity = int64_t(config.hidden) * max_rows});
   const DType activation = activation_dtype();
   const int64_t heads_width = int64_t(config.heads) * config.head_dim;
   const int64_t kv_width = int64_t(config.kv_heads) * config.head_dim;
   const auto lay_out = [&](WorkspaceLayout layout) {
     qkv_ = layout.matrix(DType::kFloat32, max_rows, heads_width + 2 * kv_width);
     attended_ = layout.matrix(activation, max_rows, heads_width);
-    normed_ = layout.matrix(activation, max_rows, config.hidden);
-    gate_up_ = layout.matrix(DType::kFloat32, max_rows, 2 * config.intermediate);
     activated_ = layout.matrix(activation, max_rows, config.intermediate);
     return layout.used();
   };
@@ -42,41 +39,35 @@ void HeadLayer::run(Stream& stream, const TensorView& input, const TensorView& x
   const int rows = batch.rows;
   const TensorView qkv = qkv_.row_range(0, rows);
   const TensorView attended = attended_.row_range(0, rows);
-  const TensorView normed = normed_.row_range(0, rows);
-  const TensorView gate_up = gate_up_.row_range(0, rows);
   const TensorView activated = activated_.row_range(0, rows);
 
   backend_.matmul(stream, {.x = input,
                            .weights = weights_.qkv.get(),
                            .bias = weights_.qkv_bias.empty() ? nullptr : weights_.qkv_bias.data(),
                            .y = qkv});
-  backend_.rope_append(stream, {.qkv = qkv,
-                                .heads = config_.heads,
-                                .batch = &batch,
-                                .kv = kv,
-                                .cos = rope_.cos.data(),
-                                .sin = rope_.sin.data()});
-  backend_.attention(stream, {.qkv = qkv,
-                              .heads = config_.heads,
-                              .batch = &batch,
-                              .kv = kv,
-                              .scale = 1.0f / std::sqrt(float(config_.head_dim)),
-                              .y = attended});
-  add_product(stream, attended, *weights_.output, x);
-  backend_.rms_norm(
-      stream,
-      {.x = x, .weight = weights_.post_norm.data(), .epsilon = config_.rms_epsilon, .y = normed});
-  backend_.matmul(stream, {.x = normed, .weights = weights_.gate_up.get(), .y = gate_up});
-  backend_.silu_mul(stream, {.x = gate_up, .y = activated});
-  add_product(stream, activated, *weights_.down, x);
-}
-
-void HeadLayer::add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
-                            const TensorView& x) {
-  const TensorView product =
-      TensorView::matrix(communicator_->reduce_buffer(), DType::kFloat32, x.rows, x.cols);
-  backend_.matmul(stream, {.x = input, .weights = &matrix, .y = product});
-  communicator_->all_reduce_add(stream, x.row<float>(0), x.rows * x.cols);
+  const RopeAppendArgs rope{.qkv = qkv,
+                            .heads = config_.heads,
+                            .batch = &batch,
+                            .kv = kv,
+                            .cos = rope_.cos.data(),
+                            .sin = rope_.sin.data()};
+  backend_.rope_attention(stream, rope,
+                          {.qkv = qkv,
+                           .heads = config_.heads,
+                           .batch = &batch,
+                           .kv = kv,
+                           .scale = 1.0f / std::sqrt(float(config_.head_dim)),
+                           .y = attended,
+                           .next = {weights_.output.get(), weights_.gate_up.get()}});
+  backend_.matmul(stream,
+                  {.x = attended, .weights = weights_.output.get(), .y = x, .accumulate = true});
+  backend_.matmul(stream, {.x = x,
+                           .weights = weights_.gate_up.get(),
+                           .y = activated,
+                           .norm_weight = weights_.post_norm.data(),
+                           .norm_epsilon = config_.rms_epsilon});
+  backend_.matmul(stream,
+                  {.x = activated, .weights = weights_.down.get(), .y = x, .accumulate = true});
 }
 
 }  // namespace convoke

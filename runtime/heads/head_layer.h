@@ -6,7 +6,6 @@
 #include <string>
 
 #include "kernels/backend.h"
-#include "parallel/communicator.h"
 #include "runtime/model_config.h"
 #include "runtime/weights.h"
 
@@ -19,7 +18,7 @@ class HeadLayer {
             const std::string& prefix, DType dtype, int max_rows, int positions);
 
   /// x += attention(input); x += mlp(norm(x)). `input` [rows, inputs] in activation_dtype(), `x`
-  /// [rows, hidden] float32, dense. Part of a backend program.
+  /// [rows, hidden] float32. Part of a backend program.
   void run(Stream& stream, const TensorView& input, const TensorView& x,
            const AttentionBatch& batch, const KvLayer& kv);
 
@@ -29,19 +28,13 @@ class HeadLayer {
   }
 
  private:
-  void add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
-                   const TensorView& x);
-
   Backend& backend_;
   const ModelConfig config_;
   LayerWeights weights_;
   RopeTable rope_;
-  std::unique_ptr<Communicator> communicator_;  ///< of one rank: adds products to x
   std::unique_ptr<Buffer> memory_;
   TensorView qkv_;        ///< [max_rows, q + k + v] float32
   TensorView attended_;   ///< [max_rows, heads * head_dim] activation dtype
-  TensorView normed_;     ///< [max_rows, hidden] activation dtype
-  TensorView gate_up_;    ///< [max_rows, 2 * intermediate] float32
   TensorView activated_;  ///< [max_rows, intermediate] activation dtype
 };
 

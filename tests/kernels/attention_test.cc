@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -133,14 +134,26 @@ class Cache {
     const TensorView qkv = {qkv_.data(), DType::kFloat32, count, s.row_width(), stride};
     const TensorView y = {out.data(), DType::kFloat32, count, s.out_width(), out_stride};
     const TensorView y16 = {out16.data(), DType::kBFloat16, count, s.out_width(), out_stride};
+    RopeAppendArgs rope = {qkv,
+                           s.heads,
+                           &batch,
+                           kv_,
+                           layer_.cos.data(),
+                           layer_.sin.data(),
+                           s.qk_norm ? layer_.q_norm.data() : nullptr,
+                           s.qk_norm ? layer_.k_norm.data() : nullptr,
+                           1e-6f};
+    // Once in two steps and once in one: the same bits go to the same slots.
+    std::vector<float> qkv_again = qkv_;
+    RopeAppendArgs rope_again = rope;
+    rope_again.qkv.data = qkv_again.data();
     run_team(threads_, [&](CpuStream& stream) {
-      rope_append(stream, isa_,
-                  {qkv, s.heads, &batch, kv_, layer_.cos.data(), layer_.sin.data(),
-                   s.qk_norm ? layer_.q_norm.data() : nullptr,
-                   s.qk_norm ? layer_.k_norm.data() : nullptr, 1e-6f});
+      rope_append(stream, isa_, rope);
       attention(stream, isa_, {qkv, s.heads, &batch, kv_, s.scale(), s.window, y});
-      attention(stream, isa_, {qkv, s.heads, &batch, kv_, s.scale(), s.window, y16});
+      rope_attention(stream, isa_, rope_again,
+                     {rope_again.qkv, s.heads, &batch, kv_, s.scale(), s.window, y16});
     });
+    EXPECT_EQ(std::memcmp(qkv_.data(), qkv_again.data(), qkv_.size() * sizeof(float)), 0);
     std::vector<std::vector<float>> result;
     for (size_t r = 0; r < rows.size(); ++r) {
       const float* const begin = out.data() + long(r) * out_stride;
