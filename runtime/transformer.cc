@@ -48,8 +48,8 @@ Transformer::Transformer(Backend& backend, Communicator& communicator, const Mod
   };
   memory_ = backend.allocate(lay_out(WorkspaceLayout(nullptr)));
   lay_out(WorkspaceLayout(memory_->data()));
-  // The residual stream is added to as one flat array, so its rows must be dense.
-  x_.row_stride = x_.cols;
+  // Several ranks' sums are added to the residual stream as one flat array: its rows must be dense.
+  if (plan.tp > 1) x_.row_stride = x_.cols;
 }
 
 void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,

@@ -11,10 +11,11 @@ class WorkspaceLayout {
  public:
   explicit WorkspaceLayout(void* base) : base_(static_cast<std::byte*>(base)) {}
 
-  /// Rows start on cache lines, so that threads writing neighbouring rows do not share one.
+  /// Rows start on cache lines, so that threads writing neighbouring rows do not share one; an odd
+  /// number of lines apart, so that the same columns of many rows fit a cache together.
   TensorView matrix(DType dtype, int64_t rows, int64_t cols) {
     const auto per_line = int64_t(64 / dtype_size(dtype));
-    return place(dtype, rows, cols, (cols + per_line - 1) / per_line * per_line);
+    return place(dtype, rows, cols, ((cols + per_line - 1) / per_line | 1) * per_line);
   }
 
   /// Rows follow each other without gaps: one flat array.

@@ -131,6 +131,7 @@ class AmxProducts {
     if (shared_end <= shared_begin) shared_begin = shared_end = base / kKvBlockSize;
 
     for (int i = 0; i < view_.rows; ++i) add_row(target, i, base / kKvBlockSize, shared_begin);
+    add_pending(target);
     if (shared_begin < shared_end) {
       use(value_shapes_);
       for (int column = 0; column < view_.geometry.width; column += 64) {
@@ -145,9 +146,17 @@ class AmxProducts {
       add_row(target, i, shared_end, base / kKvBlockSize + kChunkBlocks);
       fetch_lines(ahead, kLinesPerStep);
     }
+    add_pending(target);
   }
 
  private:
+  /// A block of values for the queries of one row.
+  struct RowBlock {
+    const Element* values = nullptr;
+    int query = 0;  ///< the first
+    int index = 0;  ///< in the chunk
+  };
+
   void use(const TileShapes& shapes) {
     if (&shapes == in_use_) return;
     shapes.use();
@@ -228,18 +237,26 @@ class AmxProducts {
     if (chunk.begin >= chunk.end) return;
     first = max_of(first, chunk.begin / kKvBlockSize);
     last = min_of(last, (chunk.end + kKvBlockSize - 1) / kKvBlockSize);
-    if (first >= last) return;
-    use(view_.rows == 1 ? value_shapes_ : row_shapes_);
-    const int m = row * view_.heads;
-    float* const sums = target.sums + m * kMaxWidth;
     for (int block = first; block < last; ++block) {
-      const Element* const values = values_for_row(row, chunk, block);
-      for (int column = 0; column < view_.geometry.width; column += 64) {
-        load_sums(sums, column);
-        add_block(values, m, block - target.base / kKvBlockSize, column);
-        store_sums(sums, column);
-      }
+      const RowBlock next = {values_for_row(row, chunk, block), row * view_.heads,
+                             block - target.base / kKvBlockSize};
+      add_pending(target);
+      pending_ = next;
     }
+  }
+
+  /// Adds what the last call of add_row() put off: tiles are loaded from memory only, and what has
+  /// just been copied takes a while to get there.
+  void add_pending(const ValueSums& target) {
+    if (pending_.values == nullptr) return;
+    use(view_.rows == 1 ? value_shapes_ : row_shapes_);
+    float* const sums = target.sums + pending_.query * kMaxWidth;
+    for (int column = 0; column < view_.geometry.width; column += 64) {
+      load_sums(sums, column);
+      add_block(pending_.values, pending_.query, pending_.index, column);
+      store_sums(sums, column);
+    }
+    pending_ = {};
   }
 
   /// The value tile of a block as the row sees it.
@@ -249,17 +266,19 @@ class AmxProducts {
       return view_.values_of_block<Element>(block);
     }
     const int width = view_.geometry.width;
+    Element* const copy = copied_values_[turn_];
+    turn_ = 1 - turn_;
     for (int pair = 0; pair < kKvBlockSize / 2; ++pair) {
       const int place = begin + 2 * pair;
       const int first = slot_at(row, chunk, place), second = slot_at(row, chunk, place + 1);
-      Element* const out = copied_values_ + pair * width * 2;
+      Element* const out = copy + pair * width * 2;
       for (int j = 0; j < width; j += kLanes) {
         const __m512i low = half_of(first, j);
         const __m512i high = half_of(second, j);
         _mm512_storeu_si512(out + j * 2, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
       }
     }
-    return copied_values_;
+    return copy;
   }
 
   /// -1 for a position that the row does not see.
@@ -284,7 +303,9 @@ class AmxProducts {
   const TileShapes* in_use_ = nullptr;
   alignas(64) uint16_t queries_[2][kMaxQueries][kMaxHeadDim];
   alignas(64) uint16_t weights_[2][kMaxQueries][kChunk];
-  alignas(64) Element copied_values_[kKvBlockSize * kMaxWidth];
+  alignas(64) Element copied_values_[2][kKvBlockSize * kMaxWidth];
+  int turn_ = 0;
+  RowBlock pending_;
 };
 
 void attend_with_tiles(const AttentionArgs& args, const AttentionTask& task, FetchAhead& ahead) {
