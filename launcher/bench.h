@@ -2,8 +2,10 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 #include <vector>
 
+#include "launcher/bench_sweep.h"
 #include "launcher/command_context.h"
 #include "launcher/engine.h"
 #include "launcher/sampling_flags.h"
@@ -17,10 +19,14 @@ struct BenchOptions {
   std::filesystem::path prompts;
   std::vector<DrafterSpec> drafters;  ///< `none` is put in front if it is missing
   int limit = 0;                      ///< prompts taken from the file; 0 = all
+  std::vector<Sweep> sweeps;          ///< two at most
   int repeat = 1;
+  int turn = 4;  ///< prompts that a drafter runs before the next has its turn
   bool compare_logits = false;
   bool floor = true;
   std::vector<int> floor_rows = {1, 4, 8, 16, 32};
+  std::filesystem::path report;  ///< an HTML page; empty = none
+  std::string command;           ///< as it was typed, for the report
   bool quiet = false;
   bool json = false;
   bool verbose = false;

@@ -7,12 +7,14 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/check.h"
+#include "launcher/drafter_list.h"
 #include "launcher/speculation_stats.h"
-#include "launcher/table.h"
 
 namespace convoke {
 
 namespace {
+
+using nlohmann::ordered_json;
 
 double decode_seconds(const RequestStats& stats) {
   return stats.total_seconds - stats.first_token_seconds;
@@ -25,41 +27,91 @@ double median_of(const std::vector<BenchSample>& repeats, F&& value) {
   return quantile(std::move(values), 0.5);
 }
 
-bool same_output(const BenchSample& a, const BenchSample& b) {
-  const auto same = [](const OutputToken& x, const OutputToken& y) {
-    return x.token == y.token && (x.digest == y.digest || x.digest == 0 || y.digest == 0);
-  };
-  return a.finish == b.finish && std::ranges::equal(a.tokens, b.tokens, same);
-}
-
-BenchRow make_row(const std::vector<std::vector<BenchSample>>& prompts,
-                  const std::vector<std::vector<BenchSample>>& reference) {
-  BenchRow row;
-  double decode = 0, total = 0, reference_decode = 0;
-  int64_t decoded = 0, tokens = 0;
-  std::vector<double> speedups, first_tokens;
-  for (size_t p = 0; p < prompts.size(); ++p) {
-    const double seconds = median_of(prompts[p], decode_seconds);
-    const double reference_seconds = median_of(reference[p], decode_seconds);
-    decode += seconds;
-    reference_decode += reference_seconds;
-    total += median_of(prompts[p], [](const auto& s) { return s.total_seconds; });
-    const auto count = int64_t(prompts[p].front().tokens.size());
-    tokens += count;
-    decoded += std::max<int64_t>(0, count - 1);
-    first_tokens.push_back(median_of(prompts[p], [](const auto& s) {
-      return 1000 * (s.first_token_seconds - s.queue_seconds);
-    }));
-    if (seconds > 0 && reference_seconds > 0) speedups.push_back(reference_seconds / seconds);
-    for (const BenchSample& sample : prompts[p]) {
-      add_stats(row.stats, sample.stats);
-      row.differing += same_output(sample, reference[p].front()) ? 0 : 1;
+std::optional<OutputDifference> find_difference(const BenchSample& got,
+                                                const BenchSample& expected) {
+  OutputDifference difference;
+  const size_t common = std::min(got.tokens.size(), expected.tokens.size());
+  for (size_t i = 0; i < common; ++i) {
+    const OutputToken &a = got.tokens[i], &b = expected.tokens[i];
+    difference.position = i;
+    if (a.token != b.token) {
+      difference.text = fmt::format("{} instead of {}", a.token, b.token);
+      return difference;
+    }
+    if (a.digest != b.digest && a.digest != 0 && b.digest != 0) {
+      difference.text = "other logits";
+      return difference;
     }
   }
-  if (decode > 0) row.tokens_per_second = double(decoded) / decode;
-  if (total > 0) row.output_throughput = double(tokens) / total;
-  row.first_token_ms = quantile(first_tokens, 0.5);
-  if (decode > 0) row.speedup = reference_decode / decode;
+  difference.position = common;
+  if (got.tokens.size() != expected.tokens.size()) {
+    difference.text =
+        fmt::format("{} tokens instead of {}", got.tokens.size(), expected.tokens.size());
+    return difference;
+  }
+  if (got.finish == expected.finish) return std::nullopt;
+  difference.text = "ends for another reason";
+  return difference;
+}
+
+void compare_outputs(const BenchMeasurement& measured, const BenchMeasurement& reference,
+                     const std::vector<std::string>& names, BenchRow& row) {
+  for (size_t p = 0; p < measured.prompts.size(); ++p) {
+    for (const BenchSample& sample : measured.prompts[p]) {
+      auto difference = find_difference(sample, reference.prompts[p].front());
+      if (!difference) continue;
+      ++row.differing;
+      if (row.first_difference) continue;
+      difference->prompt = p < names.size() ? names[p] : fmt::format("{}", p + 1);
+      row.first_difference = std::move(difference);
+    }
+  }
+}
+
+/// Sums over prompts, and the prompts' own speed-ups in `speedups`.
+void add_up(const BenchMeasurement& measured, const BenchMeasurement& reference, BenchRow& row,
+            std::vector<double>& speedups) {
+  double total = 0;
+  int64_t decoded = 0, tokens = 0;
+  std::vector<double> first_tokens;
+  for (size_t p = 0; p < measured.prompts.size(); ++p) {
+    const std::vector<BenchSample>& repeats = measured.prompts[p];
+    const double seconds = median_of(repeats, decode_seconds);
+    const double plain = median_of(reference.prompts[p], decode_seconds);
+    row.seconds += seconds;
+    if (seconds > 0 && plain > 0) speedups.push_back(plain / seconds);
+    total += median_of(repeats, [](const auto& s) { return s.total_seconds; });
+    const auto count = int64_t(repeats.front().tokens.size());
+    tokens += count;
+    decoded += std::max<int64_t>(0, count - 1);
+    first_tokens.push_back(median_of(
+        repeats, [](const auto& s) { return 1000 * (s.first_token_seconds - s.queue_seconds); }));
+    for (const BenchSample& sample : repeats) add_stats(row.stats, sample.stats);
+    row.requests += int64_t(repeats.size());
+  }
+  row.first_token_ms = quantile(std::move(first_tokens), 0.5);
+  if (measured.wall_seconds.empty()) {
+    if (row.seconds > 0) row.tokens_per_second = double(decoded) / row.seconds;
+    if (total > 0) row.output_throughput = double(tokens) / total;
+    return;
+  }
+  row.seconds = quantile(measured.wall_seconds, 0.5);
+  if (row.seconds > 0) row.tokens_per_second = double(tokens) / row.seconds;
+  row.output_throughput = row.tokens_per_second;
+  speedups.clear();
+  for (size_t r = 0; r < measured.wall_seconds.size(); ++r) {
+    const double seconds = measured.wall_seconds[r], plain = reference.wall_seconds[r];
+    if (seconds > 0 && plain > 0) speedups.push_back(plain / seconds);
+  }
+}
+
+BenchRow make_row(const BenchMeasurement& measured, const BenchMeasurement& reference,
+                  const std::vector<std::string>& names) {
+  CONVOKE_CHECK_EQ(measured.prompts.size(), reference.prompts.size());
+  BenchRow row;
+  std::vector<double> speedups;
+  add_up(measured, reference, row, speedups);
+  compare_outputs(measured, reference, names, row);
   if (!speedups.empty()) {
     row.speedup_low = quantile(speedups, 0.25);
     row.speedup_median = quantile(speedups, 0.5);
@@ -68,27 +120,75 @@ BenchRow make_row(const std::vector<std::vector<BenchSample>>& prompts,
   return row;
 }
 
-std::string floor_text(const BenchReport& report) {
-  const FloorReport& floor = *report.floor;
-  std::string text = fmt::format(
-      "Floor: memory reads at {:.1f} GB/s, large matrix products at {:.0f} GFLOP/s (measured in "
-      "this run).\n",
-      floor.read_bandwidth_gb_s, floor.matmul_gflop_s);
-  const double rate = report.rows[report.reference].tokens_per_second;
-  if (rate > 0) {
-    text += fmt::format("Plain decoding reads {} per token, {:.1f} GB/s: {:.0f} % of its floor.\n",
-                        format_bytes(double(floor.bytes_per_pass)),
-                        double(floor.bytes_per_pass) * rate / 1e9, 100 * report.floor_ratio());
+/// What a rival's speed is compared with: the first of the method whose weights mean something.
+const BenchRow* find_baseline(const BenchPoint& point, const std::vector<DrafterSpec>& drafters,
+                              std::string_view method) {
+  for (size_t d = 0; d < drafters.size(); ++d) {
+    if (drafters[d].method == method && !has_random_weights(drafters[d])) return &point.rows[d];
   }
-  Table table({"pass of", "ms", "floor ms", "of floor", "against first"});
-  for (const FloorReport::Pass& pass : floor.passes) {
-    table.add_row({fmt::format("{} rows", pass.rows), fmt::format("{:.3f}", pass.ms),
-                   fmt::format("{:.3f}", pass.floor_ms), format_share(pass.floor_ms, pass.ms),
-                   floor.passes.front().ms > 0
-                       ? fmt::format("{:.2f}x", pass.ms / floor.passes.front().ms)
-                       : "-"});
+  return nullptr;
+}
+
+double ratio(double seconds, double of) {
+  return of > 0 ? seconds / of : 1;
+}
+
+ordered_json floor_json(const BenchReport& report) {
+  ordered_json rows = ordered_json::array();
+  for (const FloorReport::Pass& pass : report.floor->passes) {
+    rows.push_back({{"rows", pass.rows}, {"ms", pass.ms}, {"floor_ms", pass.floor_ms}});
   }
-  return text + table.text();
+  return {{"bandwidth_gb_s", report.floor->read_bandwidth_gb_s},
+          {"matmul_gflop_s", report.floor->matmul_gflop_s},
+          {"bytes_per_token", report.floor->bytes_per_pass},
+          {"ratio", report.floor_ratio()},
+          {"rows", std::move(rows)}};
+}
+
+ordered_json difference_json(const BenchRow& row) {
+  if (!row.first_difference) return nullptr;
+  return {{"prompt", row.first_difference->prompt},
+          {"position", row.first_difference->position},
+          {"text", row.first_difference->text}};
+}
+
+ordered_json split_json(const StepTime& time, double scale) {
+  return {{"draft", time.draft * scale},
+          {"target", time.target * scale},
+          {"communication", time.communication * scale},
+          {"rest", time.rest * scale}};
+}
+
+ordered_json row_json(const BenchRow& row) {
+  const StepTime step = step_time(row.stats);
+  ordered_json json = {
+      {"drafter", row.drafter},
+      {"label", row.label},
+      {"random_weights", row.random_weights},
+      {"tokens_per_second", row.tokens_per_second},
+      {"output_throughput", row.output_throughput},
+      {"median_ttft_ms", row.first_token_ms},
+      {"tokens_per_pass", tokens_per_pass(row.stats, row.requests)},
+      {"mean_acceptance_length", mean_acceptance_length(row.stats)},
+      {"acceptance_rate", acceptance_rate(row.stats)},
+      {"acceptance_by_depth", acceptance_by_depth(row.stats)},
+      {"speedup", row.speedup},
+      {"speedup_quartiles", {row.speedup_low, row.speedup_median, row.speedup_high}}};
+  if (row.over_lookahead) json["speedup_over_lookahead"] = *row.over_lookahead;
+  if (row.over_medusa) json["speedup_over_medusa"] = *row.over_medusa;
+  json.update({{"num_drafts", row.stats.drafts},
+               {"num_draft_tokens", row.stats.draft_tokens},
+               {"num_accepted_tokens", row.stats.accepted_tokens},
+               {"late_drafts", row.stats.late_drafts},
+               {"draft_passes", row.stats.draft_passes},
+               {"hidden_draft_share", hidden_share(row.stats)},
+               {"outcomes_in_tree", outcomes_in_tree(row.stats)},
+               {"step_ms", split_json(step, 1)},
+               {"step_share", split_json(step, step.total() > 0 ? 1 / step.total() : 0)},
+               {"identical_to_none", row.differing == 0},
+               {"differing_outputs", row.differing},
+               {"first_difference", difference_json(row)}});
+  return json;
 }
 
 }  // namespace
@@ -102,116 +202,75 @@ double quantile(std::vector<double> values, double share) {
   return values[below] + (values[above] - values[below]) * (place - double(below));
 }
 
+std::string OutputDifference::describe() const {
+  return fmt::format("prompt '{}', token {}: {}", prompt, position + 1, text);
+}
+
 double BenchReport::floor_ratio() const {
-  if (!floor || rows.empty()) return 0;
-  const double rate = rows[reference].tokens_per_second;
+  if (!floor || points.empty() || points[0].rows.empty() || together) return 0;
+  const double rate = points[0].rows[points[0].reference].tokens_per_second;
   for (const FloorReport::Pass& pass : floor->passes) {
     if (pass.rows == 1) return pass.floor_ms * rate / 1000;
   }
   return 0;
 }
 
-BenchReport make_bench_report(const std::vector<std::string>& drafters, const BenchSamples& samples,
-                              size_t reference) {
-  CONVOKE_CHECK_EQ(drafters.size(), samples.size());
-  CONVOKE_CHECK_LT(reference, samples.size());
-  CONVOKE_CHECK(!samples[reference].empty());
-  BenchReport report;
-  report.reference = reference;
-  report.prompts = int(samples[reference].size());
-  report.repeats = int(samples[reference].front().size());
-  for (size_t d = 0; d < drafters.size(); ++d) {
-    report.rows.push_back(make_row(samples[d], samples[reference]));
-    report.rows.back().drafter = drafters[d];
+int BenchReport::differing() const {
+  int count = 0;
+  for (const BenchPoint& point : points) {
+    for (const BenchRow& row : point.rows) count += row.differing;
   }
-  return report;
+  return count;
+}
+
+BenchPoint make_bench_point(const std::vector<DrafterSpec>& drafters,
+                            const std::vector<const BenchMeasurement*>& measured, size_t reference,
+                            const std::vector<std::string>& names) {
+  CONVOKE_CHECK_EQ(drafters.size(), measured.size());
+  CONVOKE_CHECK_LT(reference, measured.size());
+  CONVOKE_CHECK(!measured[reference]->prompts.empty());
+  BenchPoint point;
+  point.reference = reference;
+  const std::vector<std::string> labels = drafter_labels(drafters);
+  for (size_t d = 0; d < drafters.size(); ++d) {
+    BenchRow& row = point.rows.emplace_back(make_row(*measured[d], *measured[reference], names));
+    row.drafter = drafters[d].text();
+    row.label = labels[d];
+    row.plain = drafters[d].method == "none";
+    row.random_weights = has_random_weights(drafters[d]);
+  }
+  const BenchRow* lookahead = find_baseline(point, drafters, "lookahead");
+  const BenchRow* medusa = find_baseline(point, drafters, "medusa");
+  for (BenchRow& row : point.rows) {
+    row.speedup = ratio(point.rows[reference].seconds, row.seconds);
+    if (lookahead) row.over_lookahead = ratio(lookahead->seconds, row.seconds);
+    if (medusa) row.over_medusa = ratio(medusa->seconds, row.seconds);
+  }
+  return point;
 }
 
 nlohmann::ordered_json bench_json(const BenchReport& report) {
-  using nlohmann::ordered_json;
-  ordered_json json;
-  if (report.floor) {
-    ordered_json rows = ordered_json::array();
-    for (const FloorReport::Pass& pass : report.floor->passes) {
-      rows.push_back({{"rows", pass.rows}, {"ms", pass.ms}, {"floor_ms", pass.floor_ms}});
-    }
-    json["floor"] = {{"bandwidth_gb_s", report.floor->read_bandwidth_gb_s},
-                     {"matmul_gflop_s", report.floor->matmul_gflop_s},
-                     {"bytes_per_token", report.floor->bytes_per_pass},
-                     {"ratio", report.floor_ratio()},
-                     {"rows", std::move(rows)}};
-  }
+  const BenchSubject& subject = report.subject;
+  ordered_json json = {{"version", subject.version}, {"date", subject.date},
+                       {"model", subject.model},     {"machine", subject.machine},
+                       {"engine", subject.engine},   {"command", subject.command}};
+  if (report.floor) json["floor"] = floor_json(report);
   json["prompts"] = report.prompts;
   json["repeats"] = report.repeats;
+  json["sweeps"] = ordered_json::object();
+  for (const Sweep& sweep : report.sweeps) json["sweeps"][sweep.name] = sweep.values;
   json["runs"] = ordered_json::array();
-  for (const BenchRow& row : report.rows) {
-    const StepTime step = step_time(row.stats);
-    json["runs"].push_back(
-        {{"drafter", row.drafter},
-         {"tokens_per_second", row.tokens_per_second},
-         {"output_throughput", row.output_throughput},
-         {"median_ttft_ms", row.first_token_ms},
-         {"speedup", row.speedup},
-         {"speedup_quartiles", {row.speedup_low, row.speedup_median, row.speedup_high}},
-         {"mean_acceptance_length", mean_acceptance_length(row.stats)},
-         {"acceptance_rate", acceptance_rate(row.stats)},
-         {"acceptance_by_depth", acceptance_by_depth(row.stats)},
-         {"num_drafts", row.stats.drafts},
-         {"num_draft_tokens", row.stats.draft_tokens},
-         {"num_accepted_tokens", row.stats.accepted_tokens},
-         {"late_drafts", row.stats.late_drafts},
-         {"step_ms",
-          {{"draft", step.draft},
-           {"target", step.target},
-           {"communication", step.communication},
-           {"rest", step.rest}}},
-         {"identical_to_none", row.differing == 0},
-         {"differing_outputs", row.differing}});
+  for (const BenchPoint& point : report.points) {
+    for (const BenchRow& row : point.rows) {
+      ordered_json run = row_json(row);
+      run["settings"] = ordered_json::object();
+      for (const SweepSetting& setting : point.settings) {
+        run["settings"][setting.name] = setting.value;
+      }
+      json["runs"].push_back(std::move(run));
+    }
   }
   return json;
-}
-
-std::string bench_text(const BenchReport& report) {
-  std::string text;
-  if (report.floor) text += floor_text(report) + '\n';
-  Table table({"drafter", "tokens/s", "speed-up", "quartiles", "accepted", "draft ms", "target ms",
-               "comm ms", "rest ms", "output"});
-  for (const BenchRow& row : report.rows) {
-    const StepTime step = step_time(row.stats);
-    table.add_row({row.drafter, fmt::format("{:.1f}", row.tokens_per_second),
-                   fmt::format("{:.2f}x", row.speedup),
-                   fmt::format("{:.2f}-{:.2f}", row.speedup_low, row.speedup_high),
-                   fmt::format("{:.2f}", mean_acceptance_length(row.stats)),
-                   fmt::format("{:.3f}", step.draft), fmt::format("{:.3f}", step.target),
-                   fmt::format("{:.3f}", step.communication), fmt::format("{:.3f}", step.rest),
-                   row.differing == 0 ? "identical" : fmt::format("{} DIFFER", row.differing)});
-  }
-  text += table.text();
-  size_t deepest = 0;
-  for (const BenchRow& row : report.rows) {
-    deepest = std::max(deepest, row.stats.drafted_by_depth.size());
-  }
-  if (deepest > 0) {
-    std::vector<std::string> header = {"\nacceptance by depth"};
-    header[0].erase(0, 1);
-    for (size_t d = 1; d <= deepest; ++d) header.push_back(fmt::format("{}", d));
-    Table depths(std::move(header));
-    for (const BenchRow& row : report.rows) {
-      if (row.stats.drafted_by_depth.empty()) continue;
-      std::vector<std::string> cells = {row.drafter};
-      for (const double share : acceptance_by_depth(row.stats)) {
-        cells.push_back(fmt::format("{:.2f}", share));
-      }
-      depths.add_row(std::move(cells));
-    }
-    text += '\n' + depths.text();
-  }
-  text += fmt::format(
-      "\n{} prompts, {} run(s) each, drafters in turn. tokens/s counts decoding after the first "
-      "token;\nspeed-up is the ratio of the sums over prompts, with the quartiles of the prompts' "
-      "own;\naccepted is the mean acceptance length, 1 + accepted tokens per draft.\n",
-      report.prompts, report.repeats);
-  return text;
 }
 
 }  // namespace convoke

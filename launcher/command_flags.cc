@@ -4,12 +4,15 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <sstream>
 #include <utility>
 
 #include "kernels/check.h"
+#include "launcher/drafter_list.h"
 #include "launcher/flag_values.h"
 
 namespace convoke {
@@ -31,6 +34,22 @@ class Group {
         .add_option_function<std::string>(
             names, [flag, take](const std::string& value) { take(flag, value); }, help)
         ->type_name(type)
+        ->group(name_);
+  }
+
+  /// May be given several times, with one value each.
+  CLI::Option* texts(
+      const char* names, const char* type, const char* help,
+      std::function<void(const std::string& flag, const std::vector<std::string>& values)> take) {
+    const std::string flag = main_name(names);
+    return app_
+        .add_option_function<std::vector<std::string>>(
+            names, [flag, take](const std::vector<std::string>& values) { take(flag, values); },
+            help)
+        ->type_name(type)
+        ->type_size(1)
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
         ->group(name_);
   }
 
@@ -143,16 +162,18 @@ void add_place_flags(CLI::App& app, CommonFlags& common) {
 void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
   Group group(app, "Speculation (costs or saves time, never changes a token)");
   if (several) {
-    group.text("--drafters", "LIST", "drafters to compare, e.g. none,ngram (default: none,ngram)",
-               [&common](const std::string& flag, const std::string& value) {
-                 common.drafters.clear();
-                 std::istringstream parts(value);
-                 for (std::string part; std::getline(parts, part, ',');) {
-                   if (part.empty()) throw_error(ErrorKind::kUsage, "{}: an entry is empty", flag);
-                   common.drafters.push_back(DrafterSpec::parse(part));
-                 }
-                 if (common.drafters.empty()) throw_error(ErrorKind::kUsage, "{}: is empty", flag);
-               });
+    group.texts("--drafters", "LIST",
+                "drafters to compare, e.g. none,lookahead,medusa:DIR,pass:DIR,eagle:DIR\n"
+                "(default: none,ngram); entries end at a comma before the name of a method, or,\n"
+                "where there is a ';', there; 'random' for DIR measures costs without weights;\n"
+                "may be given several times",
+                [&common](const std::string& flag, const std::vector<std::string>& values) {
+                  common.drafters.clear();
+                  for (const std::string& value : values) {
+                    std::ranges::move(parse_drafter_list(flag, value),
+                                      std::back_inserter(common.drafters));
+                  }
+                });
   } else {
     group.text("--drafter", "METHOD[:DIR]", "none or ngram (default: none)",
                [&common](const std::string&, const std::string& value) {
@@ -205,20 +226,13 @@ void add_sampling_flags(CLI::App& app, CommonFlags& common, const char* title,
              [&sampling](const std::string& flag, const std::string& value) {
                sampling.logit_bias = parse_logit_bias(flag, value);
              });
-  app.add_option_function<std::vector<std::string>>(
-         "--stop",
-         [&sampling](const std::vector<std::string>& values) {
-           for (const std::string& value : values) {
-             if (value.empty()) throw_error(ErrorKind::kUsage, "--stop: is empty");
-           }
-           sampling.stop = values;
-         },
-         "end before this text; may be given several times")
-      ->type_name("TEXT")
-      ->type_size(1)
-      ->allow_extra_args(false)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->group(title);
+  group.texts("--stop", "TEXT", "end before this text; may be given several times",
+              [&sampling](const std::string& flag, const std::vector<std::string>& values) {
+                for (const std::string& value : values) {
+                  if (value.empty()) throw_error(ErrorKind::kUsage, "{}: is empty", flag);
+                }
+                sampling.stop = values;
+              });
   group.integer("--min-tokens", sampling.min_tokens, 0, kMaxInt, "no end before so many tokens");
   group.flag("--ignore-eos", sampling.ignore_eos, "go on behind the model's end token");
   group.integer("--logprobs", sampling.logprobs, 0, 20,
@@ -351,18 +365,40 @@ CLI::App* add_batch(CLI::App& app, BatchOptions& options, CommonFlags& common) {
 CLI::App* add_bench(CLI::App& app, BenchOptions& options, CommonFlags& common) {
   CLI::App* command = add_command(
       app, "bench", "Compare drafters on the same prompts, and passes with the machine's floor.",
-      "Prompts run one at a time; for each, the drafters take turns in rotating order after a "
-      "warm-up.\n"
-      "Plain decoding (none) is always among them and its outputs are what the others must equal.\n"
+      "Prompts run one at a time; drafters take turns of a few prompts in rotating order, each "
+      "after\n"
+      "a warm-up. Plain decoding (none) is always among them and its outputs are what the others "
+      "must\n"
+      "equal. Speed-ups are against none, and against lookahead and medusa where they are in the "
+      "list.\n"
       "Sampling flags go over what the prompts' bodies say; stop strings are not used.\n\n"
       "  convoke bench --model DIR --prompts requests.jsonl --drafters none,ngram --temperature 1\n"
-      "  convoke bench --model DIR --load-format dummy --prompts requests.jsonl --threads 2 "
-      "--json");
+      "  convoke bench --model DIR --prompts requests.jsonl --drafters "
+      "lookahead,pass:DIR,eagle:DIR "
+      "\\\n"
+      "      --sweep lookahead-tokens=1..8 --sweep temperature=0,1 --report report.html\n"
+      "  convoke bench --model DIR --load-format dummy --prompts requests.jsonl "
+      "--drafters eagle:random");
   Group group(*command, "What is measured");
   group.path("--prompts", options.prompts, "FILE", "requests as for convoke batch");
   group.integer("--limit", options.limit, 1, kMaxInt, "use only the first N requests");
   group.integer("--repeat", options.repeat, 1, 1000,
                 "runs of each prompt; the median counts (default: 1)");
+  group.integer("--turn", options.turn, 1, kMaxInt,
+                "prompts that one drafter runs before the next has its turn (default: 4)");
+  static const std::string sweep_help =
+      "measure at every value, e.g. temperature=0,0.5,1 or lookahead-tokens=1..8; given\n"
+      "twice, at every pair. Names: " +
+      sweep_names();
+  group.texts("--sweep", "NAME=VALUES", sweep_help.c_str(),
+              [&options](const std::string& flag, const std::vector<std::string>& values) {
+                options.sweeps.clear();
+                for (const std::string& value : values) {
+                  options.sweeps.push_back(parse_sweep(flag, value));
+                }
+              });
+  group.path("--report", options.report, "FILE.html",
+             "write a page with tables and charts, readable without a network");
   group.flag("--compare-logits", options.compare_logits,
              "outputs are equal only if the logits of every token are, bit for bit");
   group.text("--floor-rows", "LIST", "rows of the passes to measure (default: 1,4,8,16,32)",
@@ -383,10 +419,14 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options, CommonFlags& common) {
 
 CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   CLI::App* command = add_command(
-      app, "inspect", "Say what a model directory holds, what it needs, and what is wrong with it.",
-      "  convoke inspect DIR --tp 4");
+      app, "inspect",
+      "Say what a model's or drafter's directory holds, what it needs, and what is wrong with it.",
+      "  convoke inspect DIR --tp 4\n"
+      "  convoke inspect DRAFTER --model DIR");
   Group group(*command, "General");
-  group.path("directory", options.directory, "DIR", "Hugging Face model directory");
+  group.path("directory", options.directory, "DIR",
+             "Hugging Face model directory, or a drafter's directory or file");
+  group.path("--model", options.model, "DIR", "of a drafter: check that it fits this target");
   group.integer("--tp,--tensor-parallel-size", options.tp, 1, 1024,
                 "memory of each of so many ranks (default: 1)");
   group.flag("--json", options.json, "one JSON object on standard output");
@@ -421,6 +461,10 @@ void finish_bench(BenchOptions& options, CommonFlags& common, std::vector<std::s
   finish_common(options.engine, common, warnings);
   if (options.prompts.empty()) throw_error(ErrorKind::kUsage, "--prompts: is missing");
   options.drafters = common.drafters;
+  check_sweeps("--sweep", options.sweeps, options.drafters);
+  // Here rather than where the batch is run: every rank of a job has to know.
+  options.engine.max_num_seqs =
+      std::max(options.engine.max_num_seqs, largest_batch(options.sweeps));
   options.sampling = common.sampling;
   options.use_generation_config = common.generation_config == "auto";
   options.json = common.json;

@@ -106,7 +106,28 @@ std::optional<ShowText> parse_flags(Program& program, const std::vector<std::str
   return std::nullopt;
 }
 
-void collect(Program& program, const CLI::App& command, ParsedCommand& parsed) {
+/// What was typed, as a shell would take it again.
+std::string command_text(const std::vector<std::string>& arguments) {
+  std::string text = "convoke";
+  for (const std::string& argument : arguments) {
+    const bool plain =
+        !argument.empty() && argument.find_first_not_of(
+                                 "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                 "0123456789-_=+:,./@%") == std::string::npos;
+    text += ' ';
+    if (plain) {
+      text += argument;
+      continue;
+    }
+    text += '\'';
+    for (const char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    text += '\'';
+  }
+  return text;
+}
+
+void collect(Program& program, const CLI::App& command, const std::vector<std::string>& arguments,
+             ParsedCommand& parsed) {
   if (&command == program.commands[0]) {
     finish_generate(program.generate, program.common, parsed.warnings);
     parsed.command = program.generate;
@@ -115,6 +136,7 @@ void collect(Program& program, const CLI::App& command, ParsedCommand& parsed) {
     parsed.command = program.batch;
   } else if (&command == program.commands[2]) {
     finish_bench(program.bench, program.common, parsed.warnings);
+    program.bench.command = command_text(arguments);
     parsed.command = program.bench;
   } else {
     if (program.inspect.directory.empty()) {
@@ -185,7 +207,7 @@ void parse_command_line(const std::vector<std::string>& arguments, ParsedCommand
   if (!program.common.config.empty()) {
     apply_config_file(program.common.config, program.commands, *command);
   }
-  collect(program, *command, parsed);
+  collect(program, *command, arguments, parsed);
 }
 
 int run_command_line(const std::vector<std::string>& arguments, CommandContext& context) {

@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "kernels/check.h"
+#include "launcher/inspect_head.h"
 #include "launcher/replica.h"
 #include "parallel/shard_plan.h"
 #include "runtime/model_files/json_file.h"
@@ -362,6 +363,11 @@ Inspection inspect_model(const InspectOptions& options, int64_t free_bytes) {
 }
 
 int run_inspect(const InspectOptions& options, std::ostream& out, std::ostream& err) {
+  if (const auto head = inspect_head(options)) return print_head(*head, options.json, out, err);
+  if (!options.model.empty()) {
+    throw_error(ErrorKind::kUsage, "--model: {} is no drafter to check against a model",
+                options.directory.string());
+  }
   const Inspection found = inspect_model(options, available_memory());
   if (options.json) {
     out << to_json(found).dump(2, ' ', false, json::error_handler_t::replace) << '\n';

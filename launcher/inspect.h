@@ -1,5 +1,5 @@
 // `convoke inspect DIR`: what a model directory holds, what it takes to run it, and everything that
-// stands against loading it.
+// stands against loading it. Of a drafter's directory: launcher/inspect_head.h.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@ struct InspectOptions {
   std::filesystem::path directory;
   int tp = 1;
   bool json = false;
+  std::filesystem::path model;  ///< of a drafter: the target to check it against; empty = none
 };
 
 /// What the largest of `tp` ranks holds, with --dtype auto.
@@ -52,7 +53,7 @@ struct Inspection {
 /// Gathers problems and goes on; never throws for what the directory holds.
 Inspection inspect_model(const InspectOptions& options, int64_t free_bytes);
 
-/// Prints an inspection, problems to `err` (with `json` all to `out`). Returns the exit status: 0
+/// Prints an inspection of a model or a drafter, problems to `err` (with `json` all to `out`). Returns the exit status: 0
 /// if the model loads at this tensor-parallel size, else 1.
 int run_inspect(const InspectOptions& options, std::ostream& out, std::ostream& err);
 
