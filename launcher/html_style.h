@@ -36,7 +36,8 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .15r
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, monospace; font-size: .875em; overflow-wrap: anywhere; }
-nav ul { columns: 16rem; padding-left: 1.2rem; margin: .4rem 0; }
+nav ul { columns: 20rem; column-gap: 2rem; padding-left: 1.2rem; margin: .4rem 0; }
+nav li { break-inside: avoid; }
 a { color: var(--c0); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .3rem 0; }
