@@ -13,6 +13,9 @@ namespace {
 /// After this many steps in a row without an answer, the drafter is no longer waited for until it
 /// says something.
 constexpr int kSilentSteps = 3;
+/// Verdicts kept back from a drafter that is not asked for trees, at most.
+constexpr size_t kMostBacklog = 512;
+constexpr size_t kMostBacklogBytes = size_t{16} << 20;
 /// A front end whose queue stays full for this long is taken for gone.
 constexpr std::chrono::seconds kPeerPatience{10};
 
@@ -172,6 +175,7 @@ void Coordinator::on(const PeerId& from, DrafterReady& message) {
                 message.incarnation);
   drafter_ = DrafterState{.peer = from};
   drafts_.clear();
+  backlog_.clear();
   follow_draft_setup();
   measure_passes();
   ask_for_trees({});
@@ -272,7 +276,7 @@ void Coordinator::tell_drafter(std::span<const Progress> done) {
   if (!drafter_) return;
   const StepPlan& plan = scheduler_.last_plan();
   std::vector<DraftVerdict> verdicts;
-  features_.clear();
+  if (backlog_.empty()) features_.clear();
   for (const Progress& p : done) {
     if (p.end != SequenceEnd::kNone) continue;
     DraftVerdict& verdict = verdicts.emplace_back();
@@ -304,6 +308,8 @@ void Coordinator::add_features(DraftVerdict& verdict, const SequenceRows& rows,
                                const SequencePicks& picks, std::span<const int32_t> accepted) {
   const TensorView& all = result_.features;
   if (all.rows == 0) return;
+  feature_dtype_ = all.dtype;
+  feature_width_ = all.cols;
   const auto chain = int64_t(rows.chain.size());
   const size_t bytes = size_t(all.cols) * dtype_size(all.dtype);
   const auto append = [&](int64_t row, int64_t count) {
@@ -386,20 +392,29 @@ void Coordinator::introduce_sequences() {
 }
 
 void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
-  if (!drafter_answers()) return;
-  VerdictBatch batch;
-  batch.step = step_ + 1;
+  if (!drafter_answers()) {
+    backlog_.clear();
+    return;
+  }
   if (drafter_->in_sync) {
-    batch.verdicts = std::move(verdicts);
+    backlog_.insert(backlog_.end(), std::make_move_iterator(verdicts.begin()),
+                    std::make_move_iterator(verdicts.end()));
   } else {
+    backlog_.clear();
     introduce_sequences();  // with the tokens of these verdicts
   }
   TreePolicy::Round round = policy_.next_round(scheduler_.decoding());
+  // While no tree pays, a drafter on our cores is not even woken: plain decoding is to be plain.
+  const bool may_wait = !options_.drafter_has_cores && backlog_.size() < kMostBacklog &&
+                        features_.size() < kMostBacklogBytes;
+  if (drafter_->in_sync && round.wanted.empty() && (backlog_.empty() || may_wait)) return;
+  VerdictBatch batch;
+  batch.step = step_ + 1;
+  batch.verdicts = std::exchange(backlog_, {});
   batch.wanted = std::move(round.wanted);
   batch.limits = asked_limits_ = round.limits;
-  batch.feature_dtype = result_.features.rows > 0 ? result_.features.dtype : DType::kBFloat16;
-  batch.feature_width = result_.features.cols;
-  if (batch.verdicts.empty() && batch.wanted.empty()) return;
+  batch.feature_dtype = feature_dtype_;
+  batch.feature_width = feature_width_;
   const std::span<const std::byte> features =
       batch.verdicts.empty() ? std::span<const std::byte>() : features_;
   if (!drafter_->in_sync || !mailbox_.send(drafter_->peer, batch, features)) {

@@ -129,7 +129,10 @@ class Coordinator {
   CoordinatorSignals& signals_;
   Scheduler scheduler_;
   StepResult result_;
-  std::vector<std::byte> features_;  ///< of the verdicts about to be sent
+  std::vector<DraftVerdict> backlog_;  ///< verdicts not sent yet
+  std::vector<std::byte> features_;    ///< theirs, in order
+  DType feature_dtype_ = DType::kBFloat16;
+  int64_t feature_width_ = 0;
   std::optional<DrafterState> drafter_;
   struct Draft {
     int32_t base_length = 0;
