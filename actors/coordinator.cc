@@ -354,7 +354,9 @@ void Coordinator::collect_trees() {
     }
   }
   draft_report_.wait = seconds(Clock::now() - start);
-  if (asked && !draft_report_.late) policy_.observe_draft(asked_limits_, draft_report_.wait);
+  if (asked && !draft_report_.late && !asked_to_catch_up_) {
+    policy_.observe_draft(asked_limits_, draft_report_.wait);
+  }
 }
 
 // Leaves of each tree what is worth its rows.
@@ -413,6 +415,7 @@ void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
   batch.verdicts = std::exchange(backlog_, {});
   batch.wanted = std::move(round.wanted);
   batch.limits = asked_limits_ = round.limits;
+  asked_to_catch_up_ = takes_catching_up(batch.verdicts);
   batch.feature_dtype = feature_dtype_;
   batch.feature_width = feature_width_;
   const std::span<const std::byte> features =
@@ -423,6 +426,19 @@ void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
     return;
   }
   if (!batch.wanted.empty()) drafter_->asked_step = batch.step;
+}
+
+// A whole prompt, or what came while no tree was wanted: the next trees take longer than trees do,
+// and the policy must not learn from that.
+bool Coordinator::takes_catching_up(std::span<const DraftVerdict> verdicts) const {
+  constexpr int64_t kUsualRows = 64;
+  int64_t tokens = 0;
+  for (const DraftVerdict& verdict : verdicts) {
+    tokens += std::max(int64_t(verdict.tokens.size()), verdict.features.rows);
+    const bool live = requests_.contains(verdict.id);  // one kept back may have ended since
+    if (live && verdict.base_length == scheduler_.prompt_tokens(verdict.id)) return true;
+  }
+  return tokens > kUsualRows;
 }
 
 void Coordinator::lose_drafter() {

@@ -109,6 +109,7 @@ class Coordinator {
   void add_features(DraftVerdict& verdict, const SequenceRows& rows, const SequencePicks& picks,
                     std::span<const int32_t> accepted);
   void ask_for_trees(std::vector<DraftVerdict> verdicts);
+  bool takes_catching_up(std::span<const DraftVerdict> verdicts) const;
   void lose_drafter();
   bool drafter_answers() const;
 
@@ -153,7 +154,8 @@ class Coordinator {
   uint64_t setup_version_ = 0;
   double pass_seconds_ = 0;  ///< running mean of the target's passes
   DraftReport draft_report_;
-  DraftLimits asked_limits_;  ///< of the trees being waited for
+  DraftLimits asked_limits_;        ///< of the trees being waited for
+  bool asked_to_catch_up_ = false;  ///< and making them takes longer than usual
   TreePolicy policy_;
   bool auto_size_ = false;
   bool passes_measured_ = false;

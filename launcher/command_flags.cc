@@ -175,10 +175,13 @@ void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
                   }
                 });
   } else {
-    group.text("--drafter", "METHOD[:DIR]", "none or ngram (default: none)",
-               [&common](const std::string&, const std::string& value) {
-                 common.drafter = DrafterSpec::parse(value);
-               });
+    group.text(
+        "--drafter", "METHOD[:DIR]",
+        "none, ngram, lookahead, eagle:DIR, eagle3:DIR, medusa:DIR, pass:DIR or draft-model:DIR\n"
+        "(default: none)",
+        [&common](const std::string&, const std::string& value) {
+          common.drafter = DrafterSpec::parse(value);
+        });
     group.text("--speculative-config", "JSON",
                "the same as {\"method\", \"model\", \"num_speculative_tokens\", \"draft_depth\"}",
                [&common](const std::string&, const std::string& value) {
