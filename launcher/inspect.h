@@ -53,8 +53,8 @@ struct Inspection {
 /// Gathers problems and goes on; never throws for what the directory holds.
 Inspection inspect_model(const InspectOptions& options, int64_t free_bytes);
 
-/// Prints an inspection of a model or a drafter, problems to `err` (with `json` all to `out`). Returns the exit status: 0
-/// if the model loads at this tensor-parallel size, else 1.
+/// Prints an inspection of a model or a drafter, problems to `err` (with `json` all to `out`).
+/// Returns the exit status: 0 if the model loads at this tensor-parallel size, else 1.
 int run_inspect(const InspectOptions& options, std::ostream& out, std::ostream& err);
 
 }  // namespace convoke
