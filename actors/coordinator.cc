@@ -27,6 +27,15 @@ Clock::duration to_duration(double s) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
 }
 
+TreePolicyOptions policy_options(const DraftLimits& limits, bool auto_size) {
+  TreePolicyOptions options;
+  if (!auto_size) options.fixed_nodes = limits.max_nodes;
+  options.max_nodes = limits.max_nodes;
+  options.max_depth = limits.max_depth;
+  options.top_k = limits.top_k;
+  return options;
+}
+
 FinishReason finish_reason(SequenceEnd end) {
   return end == SequenceEnd::kStop ? FinishReason::kStop : FinishReason::kLength;
 }
@@ -54,11 +63,8 @@ Coordinator::Coordinator(Mailbox& mailbox, StepRunner& runner, CoordinatorOption
       options_(std::move(options)),
       signals_(signals),
       scheduler_(options_.scheduler),
-      policy_({.fixed_nodes = options_.draft_limits.max_nodes,
-               .max_nodes = options_.draft_limits.max_nodes,
-               .max_depth = options_.draft_limits.max_depth,
-               .top_k = options_.draft_limits.top_k},
-              PassCost()),
+      policy_options_(policy_options(options_.draft_limits, /*auto_size=*/false)),
+      policy_(policy_options_, PassCost()),
       last_plan_(Clock::now()) {}
 
 Coordinator::~Coordinator() = default;
@@ -206,26 +212,18 @@ void Coordinator::follow_draft_setup() {
   setup_version_ = options_.draft_setup->version();
   const auto support = options_.draft_setup->get();
   scheduler_.set_lookahead_count(support->needs.lookahead_count);
-  TreePolicyOptions options;
-  if (!support->auto_size) options.fixed_nodes = support->limits.max_nodes;
-  options.max_nodes = support->limits.max_nodes;
-  options.max_depth = support->limits.max_depth;
-  options.top_k = support->limits.top_k;
-  auto_size_ = support->auto_size;
-  policy_ = TreePolicy(options, PassCost(policy_.cost()));
+  policy_options_ = policy_options(support->limits, support->auto_size);
+  policy_ = TreePolicy(policy_options_, policy_.cost());
 }
 
 // Once, before anything runs: the policy weighs every further row against what it costs.
 void Coordinator::measure_passes() {
-  if (passes_measured_ || !auto_size_ || !scheduler_.idle()) return;
+  if (passes_measured_ || policy_options_.fixed_nodes || !scheduler_.idle()) return;
   passes_measured_ = true;
   // The shards have still to hear of the sequences that ended last.
   runner_.run(scheduler_.plan({}), result_);
   scheduler_.commit(result_);
-  const std::vector<PassCost::Point> points = time_passes(runner_, options_.scheduler);
-  setup_version_ = 0;  // make the policy again
-  policy_ = TreePolicy({}, PassCost(points));
-  follow_draft_setup();
+  policy_ = TreePolicy(policy_options_, PassCost(time_passes(runner_, options_.scheduler)));
 }
 
 void Coordinator::step() {

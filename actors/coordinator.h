@@ -156,8 +156,8 @@ class Coordinator {
   DraftReport draft_report_;
   DraftLimits asked_limits_;        ///< of the trees being waited for
   bool asked_to_catch_up_ = false;  ///< and making them takes longer than usual
+  TreePolicyOptions policy_options_;
   TreePolicy policy_;
-  bool auto_size_ = false;
   bool passes_measured_ = false;
   Clock::time_point last_plan_;
   std::optional<Clock::time_point> turn_start_;  ///< while steps follow each other
