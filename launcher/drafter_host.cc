@@ -19,18 +19,13 @@ std::string host_name() {
   return gethostname(name, sizeof name - 1) == 0 ? name : "localhost";
 }
 
-DrafterSpec with_ahead(DrafterSpec spec, bool otherwise) {
-  spec.ahead = spec.ahead.value_or(otherwise);
-  return spec;
-}
-
 class DrafterThread : public DrafterHost {
  public:
   DrafterThread(const DrafterSpec& spec, const std::string& endpoint, const DraftContext& context)
-      : drafter_(make_drafter(with_ahead(spec, false), context)) {  // it shares the target's cores
+      : drafter_(make_drafter(spec, context)) {
     options_.vocabulary = context.vocabulary;
     options_.lookahead_count = draft_needs(spec, ModelConfig::load(context.model)).lookahead_count;
-    options_.ahead = spec.ahead.value_or(false);
+    options_.ahead = spec.ahead.value_or(false);  // it shares the target's cores
     options_.host = host_name();
     options_.faults = DrafterFaults::from_environment();
     thread_ = std::thread([this, endpoint] {

@@ -41,7 +41,7 @@ std::unique_ptr<Drafter> make_tree_drafter(const DrafterSpec& spec, const DraftC
   const TreeMethodOptions options = TreeMethodOptions::parse(spec.method, spec.argument);
   TreeDrafterOptions tree;
   tree.shape = options.shape;
-  tree.ahead = std::optional<bool>(spec.ahead).value_or(false);
+  tree.ahead = spec.ahead.value_or(false);
   return std::make_unique<TreeDrafter>(
       spec.method,
       open_branch_model(spec.method, options.directory, context,
