@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/check.h"
+#include "launcher/json_message.h"
 
 namespace convoke {
 
@@ -30,15 +31,6 @@ template <typename... Args>
   throw FieldFault{fmt::format(format, std::forward<Args>(args)...)};
 }
 
-/// A value as it may stand in a message: short, on one line.
-std::string quote(const json& value) {
-  if (value.is_array()) return "a list";
-  if (value.is_object()) return "an object";
-  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 57) + "...";
-  return text;
-}
-
 int64_t integer(const json& value, std::string_view name, int64_t low, int64_t high) {
   const bool in_range = value.is_number_unsigned()
                             ? high >= 0 && value.get<uint64_t>() <= uint64_t(high) &&
@@ -46,22 +38,22 @@ int64_t integer(const json& value, std::string_view name, int64_t low, int64_t h
                             : value.is_number_integer() && value.get<int64_t>() >= low &&
                                   value.get<int64_t>() <= high;
   if (!in_range) {
-    fault("{}: {} is not a whole number from {} to {}", name, quote(value), low, high);
+    fault("{}: {} is not a whole number from {} to {}", name, quote_json(value), low, high);
   }
   return value.get<int64_t>();
 }
 
 float number(const json& value, std::string_view name) {
-  if (!value.is_number()) fault("{}: {} is not a number", name, quote(value));
+  if (!value.is_number()) fault("{}: {} is not a number", name, quote_json(value));
   const auto result = value.get<double>();
   if (!(std::abs(result) <= double(std::numeric_limits<float>::max()))) {
-    fault("{}: {} is out of range", name, quote(value));
+    fault("{}: {} is out of range", name, quote_json(value));
   }
   return float(result);
 }
 
 bool boolean(const json& value, std::string_view name) {
-  if (!value.is_boolean()) fault("{}: {} is neither true nor false", name, quote(value));
+  if (!value.is_boolean()) fault("{}: {} is neither true nor false", name, quote_json(value));
   return value.get<bool>();
 }
 
@@ -103,7 +95,7 @@ BatchPrompt read_prompt(const json& value) {
     return value.get<std::string>();
   }
   if (!value.is_array()) {
-    fault("prompt: {} is neither text nor a list of token ids", quote(value));
+    fault("prompt: {} is neither text nor a list of token ids", quote_json(value));
   }
   if (value.empty()) fault("prompt: is empty");
   return read_tokens(value, "prompt");
@@ -123,7 +115,7 @@ std::vector<BatchPrompt> read_prompts(const Body& body) {
 std::vector<std::string> read_stop(const json& value) {
   std::vector<std::string> stop;
   const auto add = [&](const json& text) {
-    if (!text.is_string()) fault("stop: {} is neither text nor a list of texts", quote(text));
+    if (!text.is_string()) fault("stop: {} is neither text nor a list of texts", quote_json(text));
     stop.push_back(text.get<std::string>());
     if (stop.back().empty()) fault("stop: an empty stop string matches nothing");
   };
@@ -136,13 +128,13 @@ std::vector<std::string> read_stop(const json& value) {
 }
 
 std::vector<std::pair<int32_t, float>> read_logit_bias(const json& value) {
-  if (!value.is_object()) fault("logit_bias: {} is not an object", quote(value));
+  if (!value.is_object()) fault("logit_bias: {} is not an object", quote_json(value));
   std::vector<std::pair<int32_t, float>> bias;
   for (const auto& [key, addend] : value.items()) {
     int32_t token = 0;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token);
     if (error != std::errc() || end != key.data() + key.size() || token < 0) {
-      fault("logit_bias: {} is not a token id", quote(json(key)));
+      fault("logit_bias: {} is not a token id", quote_json(json(key)));
     }
     bias.emplace_back(token, number(addend, "logit_bias"));
   }
@@ -164,7 +156,7 @@ void read_sampling(const Body& body, SamplingParams& params) {
   body.read("logprobs", params.logprobs, 0, kMaxInt);
   if (const json* bias = body.find("logit_bias")) params.logit_bias = read_logit_bias(*bias);
   if (const json* tokens = body.find("stop_token_ids")) {
-    if (!tokens->is_array()) fault("stop_token_ids: {} is not a list", quote(*tokens));
+    if (!tokens->is_array()) fault("stop_token_ids: {} is not a list", quote_json(*tokens));
     params.stop_tokens = read_tokens(*tokens, "stop_token_ids");
   }
 }
@@ -173,7 +165,7 @@ uint64_t read_seed(const Body& body, const BatchDefaults& defaults, const std::s
   const json* value = body.find("seed");
   if (!value) return derive_seed(defaults.job_seed, custom_id);
   if (value->is_number_unsigned()) return value->get<uint64_t>();
-  if (!value->is_number_integer()) fault("seed: {} is not a whole number", quote(*value));
+  if (!value->is_number_integer()) fault("seed: {} is not a whole number", quote_json(*value));
   return uint64_t(value->get<int64_t>());
 }
 
@@ -188,7 +180,7 @@ constexpr std::array kKnownFields = {
 void read_body(const json& fields, const BatchDefaults& defaults, BatchRequest& request) {
   const Body body(fields);
   if (const json* model = body.find("model")) {
-    if (!model->is_string()) fault("model: {} is not a name", quote(*model));
+    if (!model->is_string()) fault("model: {} is not a name", quote_json(*model));
     request.model = model->get<std::string>();
   }
   request.prompts = read_prompts(body);
@@ -224,7 +216,7 @@ void read_body(const json& fields, const BatchDefaults& defaults, BatchRequest& 
 void check_url(const json& line) {
   const auto method = line.find("method");
   if (method != line.end() && *method != "POST") {
-    fault("method: {} is not \"POST\"", quote(*method));
+    fault("method: {} is not \"POST\"", quote_json(*method));
   }
   const auto url = line.find("url");
   if (url == line.end()) fault("url: is missing; it should be \"/v1/completions\"");
@@ -233,19 +225,7 @@ void check_url(const json& line) {
         "url: /v1/chat/completions is not served yet, use /v1/completions with the prompt as "
         "text (chat templates come with the HTTP gateway)");
   }
-  if (*url != "/v1/completions") fault("url: {} is not \"/v1/completions\"", quote(*url));
-}
-
-/// nlohmann's messages begin with an id of its own.
-std::string parse_message(const json::parse_error& error) {
-  const std::string text = error.what();
-  const size_t begin = text.find("] ");
-  std::string message = begin == std::string::npos ? text : text.substr(begin + 2);
-  // It may quote bytes of the line that are not UTF-8.
-  std::ranges::replace_if(
-      message, [](char c) { return uint8_t(c) < 32 || uint8_t(c) > 126; }, '?');
-  if (message.size() > 300) message = message.substr(0, 297) + "...";
-  return message;
+  if (*url != "/v1/completions") fault("url: {} is not \"/v1/completions\"", quote_json(*url));
 }
 
 }  // namespace
@@ -270,14 +250,14 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line,
     if (!parsed.is_object()) fault("the line is not an object");
     const auto id = parsed.find("custom_id");
     if (id == parsed.end()) fault("custom_id: is missing");
-    if (!id->is_string()) fault("custom_id: {} is not text", quote(*id));
+    if (!id->is_string()) fault("custom_id: {} is not text", quote_json(*id));
     request.custom_id = id->get<std::string>();
     if (request.custom_id.empty()) fault("custom_id: is empty");
     has_id = true;
     check_url(parsed);
     const auto body = parsed.find("body");
     if (body == parsed.end()) fault("body: is missing");
-    if (!body->is_object()) fault("body: {} is not an object", quote(*body));
+    if (!body->is_object()) fault("body: {} is not an object", quote_json(*body));
     read_body(*body, defaults, request);
   } catch (const FieldFault& error) {
     return LineError{has_id ? std::optional(request.custom_id) : std::nullopt, "invalid_request",
