@@ -2,7 +2,8 @@
 """The layers: kernels < parallel < runtime < actors < launcher.
 
 A folder includes only itself and folders to its left; tests, demo and training are nobody's
-dependency. Run by ctest; the argument is the source directory.
+dependency, and training is a program of its own that includes any layer. Run by ctest; the argument
+is the source directory.
 """
 import pathlib
 import re
@@ -17,7 +18,7 @@ def main() -> int:
     root = pathlib.Path(sys.argv[1])
     problems = []
     files = 0
-    for rank, layer in enumerate(LAYERS):
+    for rank, layer in enumerate(LAYERS + ["training"]):
         for path in sorted((root / layer).rglob("*")):
             if path.suffix not in {".h", ".cc", ".cu", ".cuh", ".inc"}:
                 continue
@@ -29,9 +30,9 @@ def main() -> int:
                     problems.append(f"{where}: include by path from the top folder")
                 elif folder in LAYERS and LAYERS.index(folder) > rank:
                     problems.append(f"{where}: {layer} may not include {folder}")
-                elif folder in OURS - set(LAYERS):
-                    problems.append(f"{where}: the product may not include {folder}")
-                elif folder in LAYERS and not (root / target).is_file():
+                elif folder in OURS - set(LAYERS) - {layer}:
+                    problems.append(f"{where}: {layer} may not include {folder}")
+                elif folder in LAYERS + [layer] and not (root / target).is_file():
                     problems.append(f"{where}: no such file")
     if files < 20:
         problems.append(f"only {files} files were looked at: wrong source directory?")

@@ -56,7 +56,8 @@ struct CorpusSplit {
 /// windows are held out if it has two or more.
 ///
 /// Reading ends with the document that reaches `max_tokens` (its last window is cut there); what
-/// lies far behind that place is not looked at.
+/// lies far behind that place is not looked at. Of a file that is one text, 64 bytes are read per
+/// token still wanted. Memory: the sequences, and some megabytes or the longest document.
 ///
 /// Throws Error(kUsage) for a bad option and for a file without any sequence, and whatever
 /// TextFiles throws. Error(kModel) if the tokenizer gives an id outside `vocabulary`, which is the

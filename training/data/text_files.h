@@ -66,7 +66,6 @@ class TextFiles {
   std::optional<TrainingDocument> next(size_t text_limit = SIZE_MAX);
 
  private:
-  void open_next();
   std::optional<TrainingDocument> next_line();
   TrainingDocument whole_text(size_t text_limit);
 
