@@ -86,6 +86,7 @@ std::string FakeTokenizer::id_to_token(int32_t id) const {
 FakeEngine::FakeEngine(FakeEngineOptions options)
     : options_(std::move(options)), random_state_(mix(options_.grouping)) {
   config_.vocabulary = tokenizer_.vocabulary();
+  config_.eos_tokens = {tokenizer_.eos_id()};
   config_.architecture_name = "FakeForCausalLM";
   info_.backend = "fake";
   info_.communicator = "none";

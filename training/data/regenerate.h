@@ -25,7 +25,8 @@ struct RegenerateOptions {
   int max_num_seqs = 16;  ///< what the engine runs at once, per replica; twice that is in flight
   /// Asked often; true ends the run in order.
   std::function<bool()> interrupted = {};
-  /// Sequences done (earlier runs included) of how many, tokens generated and seconds of this run.
+  /// Told often: sequences done (earlier runs included) of how many, tokens generated and seconds
+  /// of this run.
   std::function<void(int64_t done, int64_t total, int64_t tokens, double seconds)> progress = {};
 };
 
@@ -35,7 +36,7 @@ struct RegenerateOptions {
 /// which sequences end and however often the run was interrupted.
 ///
 /// Sequences that the journal already has are not made again; a torn line at its end is cut off.
-/// The engine must be idle, and stays usable.
+/// The engine must be idle, and is again in the end unless it failed.
 ///
 /// Throws Error(kUsage) for a bad option and for a journal that other prompts or options wrote,
 /// Error(kCancelled) when interrupted, and Error(kPeer) or Error(kResource) when the engine fails.
