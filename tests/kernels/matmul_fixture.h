@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/matmul.h"
@@ -29,9 +30,15 @@ class GuardedMemory {
     if (base_ == MAP_FAILED || mprotect(base_ + inner_, page, PROT_NONE) != 0) std::abort();
     data_ = base_ + inner_ - bytes;
   }
-  ~GuardedMemory() { munmap(base_, total_); }
-  GuardedMemory(const GuardedMemory&) = delete;
-  GuardedMemory& operator=(const GuardedMemory&) = delete;
+  ~GuardedMemory() {
+    if (base_ != nullptr) munmap(base_, total_);
+  }
+  GuardedMemory(GuardedMemory&& other) noexcept
+      : inner_(other.inner_),
+        total_(other.total_),
+        base_(std::exchange(other.base_, nullptr)),
+        data_(other.data_) {}
+  GuardedMemory& operator=(GuardedMemory&&) = delete;
   std::byte* data() const { return data_; }
 
  private:

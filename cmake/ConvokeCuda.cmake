@@ -1,0 +1,39 @@
+# CONVOKE_CUDA=AUTO: where nvcc is found, kernels/cuda is compiled for GPUs too; ON insists on it.
+# Its tests need neither a toolkit nor a GPU: they compile the sources against an emulation.
+set(CONVOKE_CUDA AUTO CACHE STRING "Compile the CUDA kernels with nvcc: AUTO, ON or OFF")
+set_property(CACHE CONVOKE_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(CONVOKE_CUDA_ARCHITECTURES 90 CACHE STRING
+  "GPU architectures to compile for, 80 to 100, in CMake's notation (90, or \"80-real;90\")")
+
+set(CONVOKE_HAVE_CUDA FALSE)
+if(NOT CONVOKE_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    find_program(CONVOKE_NVCC nvcc HINTS /usr/local/cuda/bin $ENV{CUDA_HOME}/bin)
+    if(CONVOKE_NVCC)
+      set(CMAKE_CUDA_COMPILER ${CONVOKE_NVCC})
+    endif()
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${CONVOKE_CUDA_ARCHITECTURES})
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # a CMake older than the toolkit
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
+    # What nvcc compiles is the same with sanitizers, which see host code only.
+    if(NOT CONVOKE_SANITIZE OR CONVOKE_CUDA STREQUAL "ON")
+      set(CONVOKE_HAVE_CUDA TRUE)
+    endif()
+  elseif(CONVOKE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "CONVOKE_CUDA=ON, but no nvcc was found: put it on the PATH, set CUDACXX to "
+      "it, or configure with -DCONVOKE_CUDA=OFF")
+  endif()
+endif()
+if(CONVOKE_HAVE_CUDA)
+  message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures "
+    "${CONVOKE_CUDA_ARCHITECTURES}")
+else()
+  message(STATUS "CUDA kernels: not compiled for GPUs (CONVOKE_CUDA=${CONVOKE_CUDA})")
+endif()

@@ -1,0 +1,29 @@
+// The stream that kernels/cuda launches into, for code that need not see CUDA's headers.
+#pragma once
+
+#include "kernels/backend.h"
+
+struct CUstream_st;
+
+namespace convoke::cuda {
+
+class CudaStream : public Stream {
+ public:
+  CUstream_st* handle = nullptr;  ///< a cudaStream_t
+  /// The device has thread-block clusters (compute capability 9.0 and later). Without them the same
+  /// sums go through global memory; no bit depends on it.
+  bool clusters = true;
+};
+
+inline const CudaStream& cuda_stream(const Stream& stream) {
+  return static_cast<const CudaStream&>(stream);
+}
+
+/// Device memory that a kernel may overwrite, given by the caller: kernels never allocate. Aligned
+/// to 256 bytes.
+struct Workspace {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+}  // namespace convoke::cuda
