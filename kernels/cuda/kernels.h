@@ -10,6 +10,7 @@
 // be bfloat16 in kernels/backend.h may be float16 too.
 #pragma once
 
+#include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/stream.h"
 
 namespace convoke::cuda {
@@ -28,5 +29,26 @@ void convert(const CudaStream& stream, const TensorView& x, const TensorView& y)
 void rms_norm(const CudaStream& stream, const RmsNormArgs& args);
 /// x += addend, then y = rms_norm(x), with the bits of the two steps. `addend` as x; no gather.
 void add_rms_norm(const CudaStream& stream, const RmsNormArgs& args, const TensorView& addend);
+
+// --- kv_cache.cu ---
+
+/// Heads are multiples of 8 wide, up to kMaxHeadDim; keys and values bfloat16, float16 or float32.
+inline constexpr int kMaxHeadDim = 256;
+
+/// Bytes of one block of one layer: for each key/value head 16 keys, then 16 values, each
+/// contiguous.
+size_t kv_block_bytes(const KvShape& shape);
+void rope_append(const CudaStream& stream, const RopeAppendArgs& args);
+/// All layers have the shape of `shape`; layers and moves lie in device memory.
+void move_kv(const CudaStream& stream, std::span<const KvLayer> layers, const KvShape& shape,
+             std::span<const KvMove> moves);
+
+// --- matmul.cu ---
+
+/// What matmul needs of a workspace for so many rows; `normalised`: with a norm_weight.
+size_t matmul_workspace_bytes(const CudaStream& stream, const MatrixLayout& layout, int rows,
+                              bool normalised);
+/// The weights are a CudaPackedMatrix. y is not read before it is written unless it accumulates.
+void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& workspace);
 
 }  // namespace convoke::cuda
