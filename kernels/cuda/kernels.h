@@ -43,6 +43,27 @@ void rope_append(const CudaStream& stream, const RopeAppendArgs& args);
 void move_kv(const CudaStream& stream, std::span<const KvLayer> layers, const KvShape& shape,
              std::span<const KvMove> moves);
 
+// --- attention.cu ---
+
+/// How the rows of a pass are taken together; made once per pass, used by every layer.
+struct AttentionPlan {
+  /// [tiles + 1] in device memory: rows [tile_begin[i], tile_begin[i + 1]) form a tile.
+  const int32_t* tile_begin = nullptr;
+  int tiles = 0;
+  int max_length = 0;  ///< no row sees more positions than this
+};
+
+/// On the host: cuts rows into tiles of one sequence each. `sequence` is AttentionBatch's, readable
+/// by the host; tile_begin has room for rows + 1. Returns the number of tiles.
+int plan_attention(std::span<const int32_t> sequence, int heads, int kv_heads,
+                   std::span<int32_t> tile_begin);
+size_t attention_workspace_bytes(int rows, int heads, int head_dim, int max_length);
+/// A row that sees nothing (padding of a fixed number of rows) gets zeros.
+void attention(const CudaStream& stream, const AttentionArgs& args, const AttentionPlan& plan,
+               const Workspace& workspace);
+void rope_attention(const CudaStream& stream, const RopeAppendArgs& rope, const AttentionArgs& args,
+                    const AttentionPlan& plan, const Workspace& workspace);
+
 // --- matmul.cu ---
 
 /// What matmul needs of a workspace for so many rows; `normalised`: with a norm_weight.
