@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "kernels/cpu/pick_row.h"
-#include "kernels/cpu/pick_weight.h"
 
 namespace convoke::cpu {
 namespace {
@@ -29,7 +28,7 @@ class CutFinder {
     }
     if (by_k_) cut_by_count(cut);
     if (by_p_) cut_by_mass(cut);
-    if (params_.min_p > 0) cut.max_distance = reach(params_.min_p);
+    if (params_.min_p > 0) cut.max_distance = min_p_reach(params_.min_p);
     return cut;
   }
 
@@ -119,21 +118,6 @@ class CutFinder {
     cut.x = row_[cut.token];
   }
 
-  /// The largest distance whose exp(-d) is at least min_p. Beyond 44 no noise can lift a token to
-  /// the top, so it does not matter what is kept.
-  static float reach(float min_p) {
-    const auto kept = [min_p](float d) {
-      return scaled_exp<ScalarDouble>(double(d), 0) >= double(min_p);
-    };
-    if (kept(44.0f)) return std::numeric_limits<float>::infinity();
-    uint32_t low = 0, high = noise_core::ScalarLanes::bits(44.0f);  // floats order as their bits
-    while (high - low > 1) {
-      const uint32_t middle = low + (high - low) / 2;
-      (kept(noise_core::ScalarLanes::from_bits(middle)) ? low : high) = middle;
-    }
-    return noise_core::ScalarLanes::from_bits(low);
-  }
-
   const PickKernels& kernels_;
   const ScaledRow& row_;
   const PickRow& params_;
@@ -147,11 +131,6 @@ class CutFinder {
 };
 
 }  // namespace
-
-bool has_filters(const PickRow& params, int64_t vocabulary) {
-  return params.temperature > 0 && ((params.top_k > 0 && params.top_k < vocabulary) ||
-                                    params.top_p < 1.0f || params.min_p > 0);
-}
 
 PickCut find_cut(const PickKernels& kernels, const ScaledRow& row, const PickRow& params,
                  int32_t* tokens) {

@@ -9,7 +9,11 @@
 
 #include <cstdint>
 
+#include "kernels/pick_weight.h"
+
 namespace convoke::cpu {
+
+using namespace pick_core;  // weights and their buckets
 
 inline constexpr int kPickBlock = 64;
 
@@ -19,21 +23,6 @@ struct PickBest {
   float score;
   int32_t token;  ///< -1 = none
 };
-
-/// Fixed-point weights: exp(-d) * 2^44 as an integer (pick_weight.h). Integer sums do not depend on
-/// their order, so totals and cut-offs are the same for every split of the work. 2^19 tokens fit.
-inline constexpr int kWeightBits = 44;
-inline constexpr int64_t kMaxFilterVocabulary = int64_t(1) << 19;
-
-/// Distances from the maximum fall into buckets 1/32 wide; the last one holds all from 32 on, whose
-/// weights are zero.
-inline constexpr int kWeightBuckets = 1024;
-inline constexpr float kBucketsPerUnit = 32.0f;
-inline constexpr float kWeightless = kWeightBuckets / kBucketsPerUnit;
-
-/// Most rows have the borders of their filters nearer than this to the maximum; what lies beyond
-/// weighs little and need not be filed. A multiple of the bucket width.
-inline constexpr float kNearDistance = 12.0f;
 
 struct WeightHistogram {
   uint64_t total;  ///< weights of all columns

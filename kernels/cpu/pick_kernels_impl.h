@@ -2,7 +2,6 @@
 // instruction-set path.
 #include "kernels/cpu/pick_kernels.h"
 #include "kernels/cpu/pick_lanes.h"
-#include "kernels/cpu/pick_weight.h"
 
 namespace convoke::cpu {
 namespace {

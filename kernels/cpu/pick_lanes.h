@@ -135,7 +135,7 @@ struct VecLanes {
   }
 };
 
-/// The lane policy of pick_weight.h.
+/// The lane policy of kernels/pick_weight.h.
 struct VecDouble {
   using D = VecD;
   using Q = VecQ;

@@ -84,8 +84,6 @@ struct ScaledRow {
   }
 };
 
-bool has_filters(const PickRow& params, int64_t vocabulary);
-
 /// What top-k, top-p and min-p leave of a row whose maximum is above -infinity. `tokens` has room
 /// for every column.
 PickCut find_cut(const PickKernels& kernels, const ScaledRow& row, const PickRow& params,

@@ -1,11 +1,30 @@
-// exp(-d) as a fixed-point integer, in the same order of operations for one lane and for many.
-// Included by the instruction-set paths: everything in it must stay inlined into its caller.
+// The arithmetic of top-k, top-p and min-p, defined once for every backend: exp(-d) as a
+// fixed-point integer, in the same order of operations for one lane and for many. As in noise.h
+// nothing is fused. Included by the CPU's instruction-set paths: everything must stay inlined into
+// its caller.
 #pragma once
 
-#include "kernels/cpu/pick_kernels.h"
-#include "kernels/noise.h"
+#include <limits>
 
-namespace convoke::cpu {
+#include "kernels/noise.h"
+#include "kernels/pick.h"
+
+namespace convoke::pick_core {
+
+/// Fixed-point weights: exp(-d) * 2^44 as an integer. Integer sums do not depend on their order, so
+/// totals and cut-offs are the same for every split of the work. 2^19 tokens fit.
+inline constexpr int kWeightBits = 44;
+inline constexpr int64_t kMaxFilterVocabulary = int64_t(1) << 19;
+
+/// Distances from the maximum fall into buckets 1/32 wide; the last one holds all from 32 on, whose
+/// weights are zero.
+inline constexpr int kWeightBuckets = 1024;
+inline constexpr float kBucketsPerUnit = 32.0f;
+inline constexpr float kWeightless = kWeightBuckets / kBucketsPerUnit;
+
+/// Most rows have the borders of their filters nearer than this to the maximum; what lies beyond
+/// weighs little and need not be filed. A multiple of the bucket width.
+inline constexpr float kNearDistance = 12.0f;
 
 /// One double lane; the vector paths have their own.
 struct ScalarDouble {
@@ -82,14 +101,40 @@ CONVOKE_LANE_INLINE typename V::F far_weight(typename V::F d) {
   return V::from_bits(V::bits(p) + ((V::bits(rounded) + V::splat_bits(kWeightBits)) << 23));
 }
 
-inline uint64_t weight(float d) {
+CONVOKE_LANE_INLINE uint64_t weight(float d) {
   if (d < kNearDistance) return near_weight<ScalarDouble>(double(d));
   return uint64_t(far_weight<noise_core::ScalarLanes>(d));
 }
 
 /// The distance of x below the maximum; zero at the maximum even where both are infinite.
-inline float weight_distance(float x, float maximum) {
+CONVOKE_LANE_INLINE float weight_distance(float x, float maximum) {
   return x == maximum ? 0.0f : maximum - x;
 }
 
-}  // namespace convoke::cpu
+/// The largest distance whose exp(-d) is at least min_p. Beyond 44 no noise can lift a token to the
+/// top, so it does not matter what is kept.
+CONVOKE_LANE_INLINE float min_p_reach(float min_p) {
+  using noise_core::ScalarLanes;
+  const auto kept = [min_p](float d) {
+    return scaled_exp<ScalarDouble>(double(d), 0) >= double(min_p);
+  };
+  if (kept(44.0f)) return std::numeric_limits<float>::infinity();
+  uint32_t low = 0, high = ScalarLanes::bits(44.0f);  // floats order as their bits
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (kept(ScalarLanes::from_bits(middle))) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return ScalarLanes::from_bits(low);
+}
+
+/// Whether some filter may remove a token of such a vocabulary.
+CONVOKE_LANE_INLINE bool has_filters(const PickRow& params, int64_t vocabulary) {
+  return params.temperature > 0 && ((params.top_k > 0 && params.top_k < vocabulary) ||
+                                    params.top_p < 1.0f || params.min_p > 0);
+}
+
+}  // namespace convoke::pick_core
