@@ -72,4 +72,20 @@ size_t matmul_workspace_bytes(const CudaStream& stream, const MatrixLayout& layo
 /// The weights are a CudaPackedMatrix. y is not read before it is written unless it accumulates.
 void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& workspace);
 
+// --- pick.cu, pick_filter.cu, rank.cu: equal to the CPU's picks in every bit ---
+
+size_t pick_workspace_bytes(int64_t rows, int64_t columns);
+void pick_slice(const CudaStream& stream, const PickSliceArgs& args, const Workspace& workspace);
+
+/// What some row of a pick asks for: the parameters of rows lie on the device, where the host does
+/// not look. What no row asks for is not launched.
+struct PickFullWants {
+  bool filters = true;
+  bool logprobs = true;
+};
+/// args.scratch: [rows, >= vocabulary] suffices. max_logprobs is at most kMaxRanked.
+void pick_full(const CudaStream& stream, const PickFullArgs& args, const PickFullWants& wants,
+               const Workspace& workspace);
+void rank(const CudaStream& stream, const RankArgs& args);
+
 }  // namespace convoke::cuda
