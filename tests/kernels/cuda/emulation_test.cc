@@ -42,7 +42,7 @@ void reverse_block(int* data) {
 }
 
 TEST(CudaEmulation, BarriersOrderSharedMemory) {
-  for (const auto schedule : {Schedule::kInOrder, Schedule::kReversed, Schedule::kRandom}) {
+  for (const Schedule schedule : emulation::kSchedules) {
     const auto data = result(schedule, {3, 128}, reverse_block<true>, 3 * 128);
     for (int i = 0; i < 3 * 128; ++i) EXPECT_EQ(data[size_t(i)], 127 - i % 128 + 1000 * (i / 128));
   }
@@ -56,6 +56,33 @@ TEST(CudaEmulation, AMissingBarrierShowsAsPoisonAndAsDifferences) {
   EXPECT_NE(forward, backward);
   EXPECT_NE(result(Schedule::kRandom, {1, 128}, reverse_block<false>, 128, 1),
             result(Schedule::kRandom, {1, 128}, reverse_block<false>, 128, 2));
+}
+
+/// A total that is read and then used again; without the barrier between, a warp that runs ahead
+/// writes what others have yet to read.
+template <bool kBarrier>
+void reuse_totals(int* data) {
+  struct Totals {
+    int of_warp[4];
+  };
+  CONVOKE_SHARED(Totals, totals);
+  for (int round = 0; round < 3; ++round) {
+    if constexpr (kBarrier) __syncthreads();
+    __syncwarp();
+    if (lane_index() == 0) totals.of_warp[warp_index()] = round;
+    __syncthreads();
+    data[threadIdx.x] = data[threadIdx.x] * 10 + totals.of_warp[0] + totals.of_warp[3];
+  }
+}
+
+TEST(CudaEmulation, AWarpThatRunsAheadShowsMissingBarriersBeforeReuse) {
+  for (const Schedule schedule : emulation::kSchedules) {
+    const auto data = result(schedule, {1, 128}, reuse_totals<true>, 128);
+    EXPECT_EQ(data, std::vector(128, -1000 + 24));
+  }
+  EXPECT_NE(result(Schedule::kAhead, {1, 128}, reuse_totals<false>, 128), std::vector(128, -976));
+  EXPECT_NE(result(Schedule::kAheadReversed, {1, 128}, reuse_totals<false>, 128),
+            std::vector(128, -976));
 }
 
 void poison_probe(int* data) {
@@ -189,7 +216,7 @@ void lanes(int* data) {
 }
 
 TEST(CudaEmulation, LanesExchangeAndVote) {
-  for (const auto schedule : {Schedule::kInOrder, Schedule::kReversed, Schedule::kRandom}) {
+  for (const Schedule schedule : emulation::kSchedules) {
     const auto data = result(schedule, {1, 32}, lanes, 224);
     int thirds = 0;
     for (int i = 0; i < 32; i += 3) thirds |= 1 << i;
@@ -215,7 +242,7 @@ void ring(int* data) {
 }
 
 TEST(CudaEmulation, BlocksOfAClusterSeeEachOthersSharedMemory) {
-  for (const auto schedule : {Schedule::kInOrder, Schedule::kReversed, Schedule::kRandom}) {
+  for (const Schedule schedule : emulation::kSchedules) {
     EXPECT_EQ(result(schedule, {8, 32, 0, 4}, ring, 8),
               (std::vector{101, 102, 103, 100, 101, 102, 103, 100}));
   }

@@ -25,12 +25,12 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
-/// Runs what it is given under every order of threads and blocks: once as a GPU might, once turned
-/// round, once shuffled. A result that depends on the order lacks a barrier.
+/// Runs what it is given under every order of threads and blocks. A result that depends on the
+/// order lacks a barrier.
 template <typename Run>
 void under_every_schedule(Run run) {
   using emulation::Schedule;
-  for (const auto schedule : {Schedule::kInOrder, Schedule::kReversed, Schedule::kRandom}) {
+  for (const Schedule schedule : emulation::kSchedules) {
     SCOPED_TRACE(testing::Message() << "schedule " << int(schedule));
     emulation::set_schedule(schedule, 17);
     run();

@@ -212,6 +212,19 @@ TEST(CudaPick, FiltersInLongRowsAndEverySchedule) {
   }
 }
 
+TEST(CudaPick, ABorderOnATokenKeepsThatTokenAndNoMore) {
+  // Half of the mass is exactly half of the tokens.
+  Logits logits(40, 8);
+  std::vector<PickRow> params(40);
+  for (int r = 0; r < 40; ++r) {
+    fill_row(logits, r, 5, 1);
+    params[size_t(r)].temperature = 1;
+    params[size_t(r)].top_p = 0.5f;
+    params[size_t(r)].seed = uint64_t(r);
+  }
+  ASSERT_NO_FATAL_FAILURE(expect_full_as_cpu(logits, params, true));
+}
+
 TEST(CudaPick, AllTokensBanned) {
   Logits logits(2, 70);
   fill_row(logits, 0, 1, 1), fill_row(logits, 1, 1, 1);

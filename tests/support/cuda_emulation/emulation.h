@@ -52,8 +52,12 @@ namespace convoke::emulation {
 
 // --- For tests ---
 
-/// In which order ready threads, and the blocks of a grid, run.
-enum class Schedule { kInOrder, kReversed, kRandom };
+/// In which order ready threads, and the blocks of a grid, run. In order (or reversed) all threads
+/// keep abreast, as far as barriers and warp operations let them; ahead, the first warp (or the
+/// last) goes as far as it can before another moves.
+enum class Schedule { kInOrder, kReversed, kAhead, kAheadReversed, kRandom };
+inline constexpr Schedule kSchedules[] = {Schedule::kInOrder, Schedule::kReversed, Schedule::kAhead,
+                                          Schedule::kAheadReversed, Schedule::kRandom};
 void set_schedule(Schedule schedule, uint64_t seed = 0);
 
 struct Counters {

@@ -123,6 +123,9 @@ class Machine {
  private:
   static void thread_main(void* thread);
   void check(const Shape& shape) const;
+  bool reversed() const {
+    return schedule == Schedule::kReversed || schedule == Schedule::kAheadReversed;
+  }
   void run_cluster(const Shape& shape, unsigned first_x, unsigned y, unsigned z);
   void start(Thread& thread, const Shape& shape, Block& block, unsigned rank, unsigned index,
              dim3 place);
@@ -168,7 +171,7 @@ void Machine::run(const Shape& shape, void (*body)(void*), void* argument) {
   const unsigned clusters_x = shape.grid.x / shape.cluster;
   std::vector<unsigned> order(size_t(clusters_x) * shape.grid.y * shape.grid.z);
   for (size_t i = 0; i < order.size(); ++i) order[i] = unsigned(i);
-  if (schedule == Schedule::kReversed) std::reverse(order.begin(), order.end());
+  if (reversed()) std::reverse(order.begin(), order.end());
   if (schedule == Schedule::kRandom) std::shuffle(order.begin(), order.end(), random);
   for (const unsigned i : order) {
     const unsigned rest = i / clusters_x;
@@ -258,12 +261,11 @@ void Machine::finish(Thread& thread) {
 
 /// Makes waiting threads ready, in the order of the schedule.
 void Machine::release(std::vector<Thread*>& threads) {
-  if (schedule == Schedule::kReversed) std::reverse(threads.begin(), threads.end());
+  if (reversed()) std::reverse(threads.begin(), threads.end());
   if (schedule == Schedule::kRandom) std::shuffle(threads.begin(), threads.end(), random);
-  for (Thread* thread : threads) {
-    thread->waits_at = nullptr;
-    ready_.push_back(thread);
-  }
+  for (Thread* thread : threads) thread->waits_at = nullptr;
+  const bool ahead = schedule == Schedule::kAhead || schedule == Schedule::kAheadReversed;
+  ready_.insert(ahead ? ready_.begin() : ready_.end(), threads.begin(), threads.end());
   threads.clear();
 }
 
