@@ -300,7 +300,7 @@ void launch(const CudaStream& stream, const LaunchShape& shape, void (*kernel)(P
 
 #endif
 
-// --- Small sums in one order ---
+// --- What several kernels must compute alike ---
 
 /// Sum over the warp, the same on every lane: a balanced tree over lanes 0 to 31.
 __device__ __forceinline__ float warp_sum(float x) {
@@ -313,6 +313,11 @@ __device__ __forceinline__ float warp_max(float x) {
     x = other > x ? other : x;
   }
   return x;
+}
+
+/// The logistic function times its argument: the same wherever it is fused.
+__device__ __forceinline__ float silu(float x) {
+  return __fdiv_rn(x, 1.0f + expf(-x));
 }
 
 __device__ __forceinline__ int lane_index() {

@@ -55,11 +55,6 @@ __global__ void embed_kernel(const int32_t* tokens, Matrix<const T> table, int32
   });
 }
 
-/// The logistic function times its argument, divided as the CPU does it.
-__device__ __forceinline__ float silu(float x) {
-  return __fdiv_rn(x, 1.0f + expf(-x));
-}
-
 template <typename T>
 __global__ void silu_mul_kernel(Matrix<const float> x, Matrix<T> y) {
   for_elements(y.rows, y.columns, [&](int64_t row, int64_t column) {

@@ -45,8 +45,7 @@ __device__ __forceinline__ void store_gated(const MatmulOutput& out, int64_t row
     gate = gate + out.bias[output];
     up = up + out.bias[out.outputs + output];
   }
-  assign(static_cast<Y*>(out.y)[row * out.stride + output],
-         __fdiv_rn(gate, 1.0f + expf(-gate)) * up);
+  assign(static_cast<Y*>(out.y)[row * out.stride + output], silu(gate) * up);
 }
 
 /// Products with weights of 32 bits, without tensor cores: matmul_float.cu.
