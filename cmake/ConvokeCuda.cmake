@@ -6,12 +6,14 @@ set(CONVOKE_CUDA_ARCHITECTURES 90 CACHE STRING
   "GPU architectures to compile for, 80 to 100, in CMake's notation (90, or \"80-real;90\")")
 
 set(CONVOKE_HAVE_CUDA FALSE)
-if(NOT CONVOKE_CUDA STREQUAL "OFF")
+# What nvcc compiles is the same with sanitizers, which see host code only.
+if(CONVOKE_CUDA STREQUAL "ON" OR (CONVOKE_CUDA STREQUAL "AUTO" AND NOT CONVOKE_SANITIZE))
   include(CheckLanguage)
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     find_program(CONVOKE_NVCC nvcc HINTS /usr/local/cuda/bin $ENV{CUDA_HOME}/bin)
     if(CONVOKE_NVCC)
-      set(CMAKE_CUDA_COMPILER ${CONVOKE_NVCC})
+      # Not CMAKE_CUDA_COMPILER: that would be taken as working without a look.
+      set(ENV{CUDACXX} ${CONVOKE_NVCC})
     endif()
   endif()
   set(CMAKE_CUDA_ARCHITECTURES ${CONVOKE_CUDA_ARCHITECTURES})
@@ -22,13 +24,10 @@ if(NOT CONVOKE_CUDA STREQUAL "OFF")
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
       set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
     endif()
-    # What nvcc compiles is the same with sanitizers, which see host code only.
-    if(NOT CONVOKE_SANITIZE OR CONVOKE_CUDA STREQUAL "ON")
-      set(CONVOKE_HAVE_CUDA TRUE)
-    endif()
+    set(CONVOKE_HAVE_CUDA TRUE)
   elseif(CONVOKE_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "CONVOKE_CUDA=ON, but no nvcc was found: put it on the PATH, set CUDACXX to "
-      "it, or configure with -DCONVOKE_CUDA=OFF")
+    message(FATAL_ERROR "CONVOKE_CUDA=ON, but no nvcc was found that works: put one on the PATH, set "
+      "CUDACXX to it, or configure with -DCONVOKE_CUDA=OFF")
   endif()
 endif()
 if(CONVOKE_HAVE_CUDA)
