@@ -65,8 +65,12 @@ class TemporaryFile {
 }  // namespace
 
 void replace_file(const std::filesystem::path& path, std::string_view content) {
+  replace_file(path, std::span(&content, 1));
+}
+
+void replace_file(const std::filesystem::path& path, std::span<const std::string_view> pieces) {
   TemporaryFile file(path);
-  file.write(content);
+  for (const std::string_view piece : pieces) file.write(piece);
   file.take_name();
 }
 
