@@ -13,6 +13,7 @@
 
 #include "kernels/check.h"
 #include "launcher/drafter_list.h"
+#include "launcher/flag_group.h"
 #include "launcher/flag_values.h"
 
 namespace convoke {
@@ -21,110 +22,9 @@ namespace {
 
 constexpr int kMaxInt = std::numeric_limits<int>::max();
 
-/// Adds flags of one group of --help. Values are read by our own parsers, whose errors name the
-/// flag by the first of its long names.
-class Group {
- public:
-  Group(CLI::App& app, std::string name) : app_(app), name_(std::move(name)) {}
-
-  CLI::Option* text(const char* names, const char* type, const char* help,
-                    std::function<void(const std::string& flag, const std::string& value)> take) {
-    const std::string flag = main_name(names);
-    return app_
-        .add_option_function<std::string>(
-            names, [flag, take](const std::string& value) { take(flag, value); }, help)
-        ->type_name(type)
-        ->group(name_);
-  }
-
-  /// May be given several times, with one value each.
-  CLI::Option* texts(
-      const char* names, const char* type, const char* help,
-      std::function<void(const std::string& flag, const std::vector<std::string>& values)> take) {
-    const std::string flag = main_name(names);
-    return app_
-        .add_option_function<std::vector<std::string>>(
-            names, [flag, take](const std::vector<std::string>& values) { take(flag, values); },
-            help)
-        ->type_name(type)
-        ->type_size(1)
-        ->allow_extra_args(false)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-        ->group(name_);
-  }
-
-  template <typename T>
-  CLI::Option* integer(const char* names, T& target, int64_t low, int64_t high, const char* help) {
-    return text(names, "N", help, [&target, low, high](const auto& flag, const auto& value) {
-      using Value = typename Target<T>::type;
-      target = Value(parse_int(flag, value, low, high));
-    });
-  }
-
-  template <typename T>
-  CLI::Option* number(const char* names, T& target, double low, double high, const char* help,
-                      bool open_low = false) {
-    return text(names, "X", help,
-                [&target, low, high, open_low](const auto& flag, const auto& value) {
-                  using Value = typename Target<T>::type;
-                  target = Value(parse_number(flag, value, low, high, open_low));
-                });
-  }
-
-  CLI::Option* choice(const char* names, std::string& target,
-                      std::initializer_list<const char*> choices, const char* help) {
-    const std::vector<const char*> list(choices);
-    std::string type = fmt::format("{}", fmt::join(list, "|"));
-    const std::string flag = main_name(names);
-    return app_
-        .add_option_function<std::string>(
-            names,
-            [flag, list, &target](const std::string& value) {
-              target = parse_choice(flag, value, list);
-            },
-            help)
-        ->type_name(type)
-        ->group(name_);
-  }
-
-  CLI::Option* path(const char* names, std::filesystem::path& target, const char* type,
-                    const char* help) {
-    return text(names, type, help, [&target](const auto& flag, const auto& value) {
-      if (value.empty()) throw_error(ErrorKind::kUsage, "{}: is empty", flag);
-      target = value;
-    });
-  }
-
-  CLI::Option* flag(const char* names, bool& target, const char* help) {
-    return app_.add_flag(names, target, help)->group(name_);
-  }
-
- private:
-  template <typename T>
-  struct Target {
-    using type = T;
-  };
-  template <typename T>
-  struct Target<std::optional<T>> {
-    using type = T;
-  };
-
-  static std::string main_name(const std::string& names) {
-    std::istringstream parts(names);
-    std::string name;
-    while (std::getline(parts, name, ',')) {
-      if (name.starts_with("--")) return name;
-    }
-    return names;
-  }
-
-  CLI::App& app_;
-  std::string name_;
-};
-
 void add_model_flags(CLI::App& app, CommonFlags& common) {
   EngineOptions& engine = common.engine;
-  Group group(app, "Model");
+  FlagGroup group(app, "Model");
   group.path("--model", engine.model, "DIR",
              "Hugging Face directory: config.json, safetensors, tokenizer.json");
   group.choice("--load-format", engine.load_format, {"auto", "dummy"},
@@ -139,7 +39,7 @@ void add_model_flags(CLI::App& app, CommonFlags& common) {
 
 void add_place_flags(CLI::App& app, CommonFlags& common) {
   EngineOptions& engine = common.engine;
-  Group group(app, "Where it runs");
+  FlagGroup group(app, "Where it runs");
   group.integer("--tp,--tensor-parallel-size", engine.tp, 1, 1024,
                 "ranks (or threads, alone) that share one copy of the model (default: 1 alone,\n"
                 "all that fit under mpirun / srun)");
@@ -160,7 +60,7 @@ void add_place_flags(CLI::App& app, CommonFlags& common) {
 }
 
 void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
-  Group group(app, "Speculation (costs or saves time, never changes a token)");
+  FlagGroup group(app, "Speculation (costs or saves time, never changes a token)");
   if (several) {
     group.texts("--drafters", "LIST",
                 "drafters to compare, e.g. none,lookahead,medusa:DIR,pass:DIR,eagle:DIR\n"
@@ -212,7 +112,7 @@ void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
 void add_sampling_flags(CLI::App& app, CommonFlags& common, const char* title,
                         const char* max_tokens) {
   SamplingFlags& sampling = common.sampling;
-  Group group(app, title);
+  FlagGroup group(app, title);
   group.integer("--max-tokens", sampling.max_tokens, 1, kMaxInt, max_tokens);
   group.number("--temperature", sampling.temperature, 0, 100, "0 = always the likeliest token");
   group.number("--top-p", sampling.top_p, 0, 1, "keep the likeliest tokens of this total", true);
@@ -243,7 +143,7 @@ void add_sampling_flags(CLI::App& app, CommonFlags& common, const char* title,
 }
 
 void add_general_flags(CLI::App& app, CommonFlags& common, bool quiet) {
-  Group group(app, "General");
+  FlagGroup group(app, "General");
   group.text("--seed", "N", "decides every random choice (default: 0)",
              [&common](const std::string& flag, const std::string& value) {
                common.engine.seed = parse_uint64(flag, value);
@@ -310,7 +210,7 @@ CLI::App* add_generate(CLI::App& app, GenerateOptions& options, CommonFlags& com
       "  convoke generate --model DIR --drafter ngram --stats --temperature 0 --prompt-file "
       "main.py\n"
       "  echo 'def main():' | convoke generate --model DIR --stop 'class ' --json -");
-  Group group(*command, "Prompt and output");
+  FlagGroup group(*command, "Prompt and output");
   command
       ->add_option_function<std::string>(
           "prompt,-p,--prompt", [&options](const std::string& text) { options.prompt = text; },
@@ -346,7 +246,7 @@ CLI::App* add_batch(CLI::App& app, BatchOptions& options, CommonFlags& common) {
       "OpenAI's defaults (temperature 1, 16 tokens).\n\n"
       "  convoke batch --model DIR --drafter ngram -i requests.jsonl -o results.jsonl --resume\n"
       "  mpirun -np 5 convoke batch --model DIR --tp 4 --drafter ngram -i in.jsonl -o out.jsonl");
-  Group group(*command, "Files");
+  FlagGroup group(*command, "Files");
   group.path("-i,--input-file", options.input, "FILE", "requests; - = standard input");
   group.path("-o,--output-file", options.output, "FILE", "results; a new or empty file");
   group.flag("--resume", options.resume, "complete the output file of an earlier run");
@@ -358,7 +258,7 @@ CLI::App* add_batch(CLI::App& app, BatchOptions& options, CommonFlags& common) {
   add_draft_flags(*command, common, false);
   add_sampling_flags(*command, common, "Sampling, for what a body leaves out",
                      "longest output (default: 16)");
-  Group(*command, "Sampling, for what a body leaves out")
+  FlagGroup(*command, "Sampling, for what a body leaves out")
       .flag("--override", options.override_bodies, "sampling flags go over the bodies, too");
   add_place_flags(*command, common);
   add_general_flags(*command, common, true);
@@ -382,7 +282,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options, CommonFlags& common) {
       "      --sweep lookahead-tokens=1..8 --sweep temperature=0,1 --report report.html\n"
       "  convoke bench --model DIR --load-format dummy --prompts requests.jsonl "
       "--drafters eagle:random");
-  Group group(*command, "What is measured");
+  FlagGroup group(*command, "What is measured");
   group.path("--prompts", options.prompts, "FILE", "requests as for convoke batch");
   group.integer("--limit", options.limit, 1, kMaxInt, "use only the first N requests");
   group.integer("--repeat", options.repeat, 1, 1000,
@@ -426,7 +326,7 @@ CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
       "Say what a model's or drafter's directory holds, what it needs, and what is wrong with it.",
       "  convoke inspect DIR --tp 4\n"
       "  convoke inspect DRAFTER --model DIR");
-  Group group(*command, "General");
+  FlagGroup group(*command, "General");
   group.path("directory", options.directory, "DIR",
              "Hugging Face model directory, or a drafter's directory or file");
   group.path("--model", options.model, "DIR", "of a drafter: check that it fits this target");
