@@ -1,11 +1,11 @@
-// How far a batch job is: one line that is drawn again and again on a terminal, a line every few
-// seconds elsewhere.
+// How far a batch job is.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <ostream>
 #include <string>
+
+#include "launcher/status_line.h"
 
 namespace convoke {
 
@@ -25,25 +25,25 @@ std::string render_progress(const ProgressState& state, bool bar, int columns);
 
 class Progress {
  public:
-  using Clock = std::chrono::steady_clock;
-  enum class Style { kNone, kLines, kBar };
+  using Clock = StatusLine::Clock;
+  using Style = StatusLine::Style;
 
-  Progress(std::ostream& err, Style style, int columns, Clock::time_point now);
-  /// Draws if it is time to: 10 times a second as a bar, every 5 s as lines.
-  void update(const ProgressState& state, Clock::time_point now);
+  Progress(std::ostream& err, Style style, int columns, Clock::time_point now)
+      : line_(err, style, columns, now) {}
+  void update(const ProgressState& state, Clock::time_point now) {
+    line_.update(renderer(state), now);
+  }
   /// Draws the last state and leaves its line.
-  void finish(const ProgressState& state);
+  void finish(const ProgressState& state) { line_.finish(renderer(state)); }
   /// Takes the bar away so that a message can be printed; update() brings it back.
-  void clear();
+  void clear() { line_.clear(); }
 
  private:
-  void draw(const ProgressState& state);
+  static StatusLine::Render renderer(const ProgressState& state) {
+    return [&state](bool bar, int columns) { return render_progress(state, bar, columns); };
+  }
 
-  std::ostream& err_;
-  Style style_;
-  int columns_;
-  Clock::time_point next_;
-  bool drawn_ = false;
+  StatusLine line_;
 };
 
 }  // namespace convoke
