@@ -269,12 +269,9 @@ BenchReport make_report(const BenchOptions& options, const BenchPlan& plan, cons
 
 }  // namespace
 
-int run_bench(const BenchOptions& options, CommandContext& context) {
+BenchReport measure_drafters(const BenchOptions& options, CommandContext& context) {
   BenchPlan plan(options.drafters, options.sweeps);
   const std::vector<BatchRequest> requests = read_prompts(options);
-  // An hour of measuring is not to end with a page that cannot be written.
-  if (!options.report.empty()) check_replaceable(options.report);
-
   EngineOptions engine_options = options.engine;
   engine_options.drafter = plan.units.front().configuration.drafter;
   const auto engine = context.start_engine(engine_options);
@@ -286,7 +283,13 @@ int run_bench(const BenchOptions& options, CommandContext& context) {
   report.subject = describe_subject(options, *engine);
   if (options.floor) report.floor = engine->measure_floor(options.floor_rows);
   engine->shutdown();
+  return report;
+}
 
+int run_bench(const BenchOptions& options, CommandContext& context) {
+  // An hour of measuring is not to end with a page that cannot be written.
+  if (!options.report.empty()) check_replaceable(options.report);
+  const BenchReport report = measure_drafters(options, context);
   if (options.json) {
     // Paths need not be UTF-8.
     context.out << bench_json(report).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)

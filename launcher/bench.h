@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "launcher/bench_report.h"
 #include "launcher/bench_sweep.h"
 #include "launcher/command_context.h"
 #include "launcher/engine.h"
@@ -32,7 +33,11 @@ struct BenchOptions {
   bool verbose = false;
 };
 
-/// Exit code failure if a drafter's output differs from plain decoding.
+/// Starts the engine, measures and ends it.
+BenchReport measure_drafters(const BenchOptions& options, CommandContext& context);
+
+/// Measures, and prints or writes what was found. Exit code failure if a drafter's output differs
+/// from plain decoding.
 int run_bench(const BenchOptions& options, CommandContext& context);
 
 }  // namespace convoke
