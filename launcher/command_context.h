@@ -41,6 +41,8 @@ struct CommandContext {
   /// The hidden command that a drafter's rank starts as its child; it gets the arguments behind
   /// its name. May be empty.
   std::function<int(const std::vector<std::string>& arguments)> run_drafter_worker = {};
+  /// `convoke train`, with the arguments behind it.
+  std::function<int(const std::vector<std::string>& arguments)> run_trainer = {};
   /// Called once the flags are known, before anything is logged.
   std::function<void(bool verbose)> set_verbose = {};
 

@@ -33,6 +33,8 @@ constexpr const char* kFooter =
     "\n"
     "convoke COMMAND --help tells more. Exit codes: 0 done, 1 failure, 2 wrong usage.";
 
+constexpr char kTrain[] = "train";
+
 /// The commands and where their flags lead.
 struct Program {
   CLI::App app{kDescription, "convoke"};
@@ -47,6 +49,7 @@ struct Program {
 std::vector<std::string> command_names(const Program& program) {
   std::vector<std::string> names;
   for (const CLI::App* command : program.commands) names.push_back(command->get_name());
+  names.push_back(kTrain);
   return names;
 }
 
@@ -61,6 +64,8 @@ void build(Program& program) {
       add_bench(program.app, program.bench, program.common),
       add_inspect(program.app, program.inspect),
   };
+  // Listed here; its arguments are read by the program that it starts.
+  program.app.add_subcommand(kTrain, "Train a drafter for a model (eagle, eagle3, pass, medusa).");
 }
 
 [[noreturn]] void refuse_unknown(const Program& program, const CLI::App* command) {
@@ -106,26 +111,6 @@ std::optional<ShowText> parse_flags(Program& program, const std::vector<std::str
   return std::nullopt;
 }
 
-/// What was typed, as a shell would take it again.
-std::string command_text(const std::vector<std::string>& arguments) {
-  std::string text = "convoke";
-  for (const std::string& argument : arguments) {
-    const bool plain =
-        !argument.empty() && argument.find_first_not_of(
-                                 "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-                                 "0123456789-_=+:,./@%") == std::string::npos;
-    text += ' ';
-    if (plain) {
-      text += argument;
-      continue;
-    }
-    text += '\'';
-    for (const char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    text += '\'';
-  }
-  return text;
-}
-
 void collect(Program& program, const CLI::App& command, const std::vector<std::string>& arguments,
              ParsedCommand& parsed) {
   if (&command == program.commands[0]) {
@@ -136,7 +121,7 @@ void collect(Program& program, const CLI::App& command, const std::vector<std::s
     parsed.command = program.batch;
   } else if (&command == program.commands[2]) {
     finish_bench(program.bench, program.common, parsed.warnings);
-    program.bench.command = command_text(arguments);
+    program.bench.command = command_text("convoke", arguments);
     parsed.command = program.bench;
   } else {
     if (program.inspect.directory.empty()) {
@@ -183,15 +168,42 @@ struct Runner {
       throw_error(ErrorKind::kUsage, "this is not a program to call");
     return context.run_drafter_worker(command.arguments);
   }
+  int operator()(const TrainCommand& command) const {
+    return context.run_trainer(command.arguments);
+  }
 };
 
 }  // namespace
+
+std::string command_text(const std::string& program, const std::vector<std::string>& arguments) {
+  std::string text = program;
+  for (const std::string& argument : arguments) {
+    const bool plain =
+        !argument.empty() && argument.find_first_not_of(
+                                 "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                 "0123456789-_=+:,./@%") == std::string::npos;
+    text += ' ';
+    if (plain) {
+      text += argument;
+      continue;
+    }
+    text += '\'';
+    for (const char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    text += '\'';
+  }
+  return text;
+}
 
 void parse_command_line(const std::vector<std::string>& arguments, ParsedCommand& parsed) {
   parsed.name = "convoke";
   if (!arguments.empty() && arguments.front() == "drafter-worker") {
     parsed.name = "convoke drafter-worker";
     parsed.command = DrafterWorkerCommand{{arguments.begin() + 1, arguments.end()}};
+    return;
+  }
+  if (!arguments.empty() && arguments.front() == kTrain) {
+    parsed.name = "convoke train";
+    parsed.command = TrainCommand{{arguments.begin() + 1, arguments.end()}};
     return;
   }
   Program program;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "launcher/flag_values.h"
+#include "launcher/trainer_process.h"
 #include "tests/launcher/fixture.h"
 
 namespace convoke {
@@ -244,6 +245,25 @@ TEST(CommandLine, UnknownThingsAreNamed) {
   EXPECT_THAT(refuse({"bench", "--model", "m"}), HasSubstr("--prompts: is missing"));
   EXPECT_THAT(refuse({"inspect"}), HasSubstr("DIR: the model directory"));
   EXPECT_THAT(refuse_generate({"--tp"}), HasSubstr("--tp"));
+}
+
+TEST(CommandLine, TrainingIsAnotherProgramsToRead) {
+  ParsedCommand parsed;
+  parse_command_line({"train", "eagle", "--help", "--model", "m"}, parsed);
+  EXPECT_EQ(parsed.name, "convoke train");
+  EXPECT_EQ(std::get<TrainCommand>(parsed.command).arguments,
+            (std::vector<std::string>{"eagle", "--help", "--model", "m"}));
+  parse_command_line({"--help"}, parsed);
+  EXPECT_THAT(std::get<ShowText>(parsed.command).text, HasSubstr("train"));
+  // There is none beside this test.
+  try {
+    become_trainer({"eagle"});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_THAT(error.what(), HasSubstr("convoke-train is not there"));
+    EXPECT_THAT(error.what(), HasSubstr("./run build training"));
+  }
 }
 
 TEST(CommandLine, BatchAndBench) {
