@@ -1,0 +1,18 @@
+// From the options to what is trained.
+#pragma once
+
+#include <memory>
+
+#include "training/data/corpus.h"
+#include "training/objective.h"
+#include "training/train_options.h"
+
+namespace convoke::training {
+
+/// The objective that the options ask for; `train` decides which tokens a reduced draft vocabulary
+/// has. Throws Error(kUsage) naming a flag that does not fit the target. The target must outlive
+/// it.
+std::unique_ptr<Objective> make_objective(const TrainOptions& options, const TargetModel& target,
+                                          const TokenCorpus& train);
+
+}  // namespace convoke::training
