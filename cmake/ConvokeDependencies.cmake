@@ -14,6 +14,8 @@ pkg_check_modules(ZIP REQUIRED IMPORTED_TARGET libzip)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 find_program(FLATC flatc REQUIRED)
 if(CONVOKE_TRAINING)
+  # Only a LibTorch with CUDA looks at this; without it, it would look for a GPU while configuring.
+  set(TORCH_CUDA_ARCH_LIST 9.0 CACHE STRING "GPU architectures that LibTorch is told of")
   find_package(Torch REQUIRED)
   pkg_check_modules(JEMALLOC REQUIRED IMPORTED_TARGET jemalloc)
 endif()
