@@ -30,7 +30,9 @@ std::vector<int64_t> draft_columns(const TrainOptions& options, int vocabulary,
   return most_frequent(occurrences, count);
 }
 
-void check_feature_layers(const TrainOptions& options, const ModelConfig& target) {
+}  // namespace
+
+void check_method_flags(const TrainOptions& options, const ModelConfig& target) {
   if (options.feature_layers.empty()) return;
   if (options.method != Method::kEagle3) {
     throw_error(ErrorKind::kUsage, "--feature-layers: is for eagle3, not {}",
@@ -44,13 +46,10 @@ void check_feature_layers(const TrainOptions& options, const ModelConfig& target
   }
 }
 
-}  // namespace
-
 std::unique_ptr<Objective> make_objective(const TrainOptions& options, const TargetModel& target,
                                           const TokenCorpus& train) {
   const ModelConfig& config = target.config();
   const bool hard_labels = options.labels == "text";
-  check_feature_layers(options, config);
   switch (options.method) {
     case Method::kMedusa:
       return std::make_unique<MedusaObjective>(

@@ -68,6 +68,7 @@ class TrainJob {
       throw_error(ErrorKind::kUsage, "--sequence-length: is {}, but the model's context is {}",
                   options_.sequence_length, config_.max_positions);
     }
+    check_method_flags(options_, config_);
   }
 
   int run() {

@@ -345,10 +345,11 @@ TEST(CommandLine, MistakesInConfigurationFiles) {
 TEST(CommandLine, HelpIsOnStandardOutput) {
   FakeRun run;
   EXPECT_EQ(run_command_line({"--help"}, run.context), kExitOk);
-  for (const char* word : {"generate", "batch", "bench", "inspect", "mpirun", "Exit codes"}) {
+  for (const char* word :
+       {"generate", "batch", "bench", "inspect", "train", "mpirun", "Exit codes"}) {
     EXPECT_THAT(run.out.str(), HasSubstr(word));
   }
-  for (const char* word : {"serve ", "train", "drafter-worker"}) {
+  for (const char* word : {"serve ", "drafter-worker"}) {
     EXPECT_THAT(run.out.str(), Not(HasSubstr(word)));
   }
   for (const char* command : {"generate", "batch", "bench", "inspect"}) {

@@ -33,11 +33,12 @@ class TrainJobTest : public ::testing::Test {
     data_ = directory_.write("data.jsonl", lines).string();
   }
 
-  std::string command(const std::string& method, const std::string& out,
-                      const std::string& more = "") const {
+  std::string command(
+      const std::string& method, const std::string& out, const std::string& more = "",
+      const std::string& size = "--sequence-length 32 --steps 4 --eval-every 2") const {
     return std::string(CONVOKE_BINARY) + " train " + method + " --model " + kModel + " --data " +
            data_ + " --out " + (directory_.path() / out).string() +
-           " --sequence-length 32 --batch-size 4 --steps 4 --eval-every 2 --held-out 0.2 " + more;
+           " --batch-size 4 --held-out 0.2 " + size + " " + more;
   }
 
   std::string file(const std::string& out, const std::string& name) const {
@@ -71,9 +72,10 @@ TEST_F(TrainJobTest, EveryMethodGivesWhatTheRuntimeLoads) {
 }
 
 TEST_F(TrainJobTest, AnInterruptedRunGoesOnToTheSameWeights) {
-  const std::string more = "--no-measure --steps 30 --checkpoint-every 7";
-  ASSERT_EQ(shell(command("pass", "whole", more)).exit_code, 0);
-  ShellProcess process("exec " + command("pass", "stopped", more));
+  const std::string more = "--no-measure --checkpoint-every 7";
+  const std::string size = "--sequence-length 32 --steps 30 --eval-every 15";
+  ASSERT_EQ(shell(command("pass", "whole", more, size)).exit_code, 0);
+  ShellProcess process(command("pass", "stopped", more, size));
   const auto checkpoint = directory_.path() / "stopped" / "checkpoint" / "state.safetensors";
   for (int i = 0; i < 600 && !std::filesystem::exists(checkpoint); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -83,10 +85,10 @@ TEST_F(TrainJobTest, AnInterruptedRunGoesOnToTheSameWeights) {
   if (stopped.exit_code != 0) {  // else it had ended before the signal came
     EXPECT_EQ(stopped.exit_code, 128 + SIGTERM) << stopped.err;
     EXPECT_NE(stopped.err.find("--resume goes on"), std::string::npos) << stopped.err;
-    const ShellResult other = shell(command("pass", "stopped", more + " --resume --seed 4"));
+    const ShellResult other = shell(command("pass", "stopped", more + " --resume --seed 4", size));
     EXPECT_EQ(other.exit_code, 2);
     EXPECT_NE(other.err.find("--seed: is 4, but the run in"), std::string::npos) << other.err;
-    const ShellResult resumed = shell(command("pass", "stopped", more + " --resume"));
+    const ShellResult resumed = shell(command("pass", "stopped", more + " --resume", size));
     ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   }
   EXPECT_TRUE(file("whole", "model.safetensors") == file("stopped", "model.safetensors"));
@@ -112,7 +114,7 @@ TEST_F(TrainJobTest, SaysWhatIsWrongInOneLine) {
   refused(command("hydra", "x"), "'hydra' is not a method to train");
   refused(convoke + " train eagle --data x --out y", "--model: is missing");
   refused(command("eagle", "x", "--unrol 3"), "there is no such flag, perhaps --unroll");
-  refused(command("eagle", "x", "--sequence-length 4096"), "the model's context is 512");
+  refused(command("eagle", "x", "", "--sequence-length 4096"), "the model's context is 512");
   refused(command("eagle", "x", "--feature-layers 1,2"), "--feature-layers: is for eagle3");
   refused(command("eagle3", "y", "--feature-layers 1,99"), "must ascend and end at 10");
   directory_.write("full.txt", "x");
