@@ -10,8 +10,8 @@ namespace convoke::training {
 
 /// Counts over texts: at each depth, how often the target's pick was the draft's first choice and
 /// how often among its first kWide, given that the text so far is what was drafted. Greedy, and at
-/// temperature 1 with the pick rule's noise shared by draft and target (DESIGN.md section 3 of the
-/// pick rule: kernels/pick.h).
+/// temperature 1 with the pick rule's noise shared by draft and target
+/// (kernels/pick.h).
 class DraftScores {
  public:
   static constexpr int kWide = 4;
