@@ -51,6 +51,12 @@ RenderChat chat_renderer(const Tokenizer& tokenizer) {
   return [chat = ChatTemplate::parse(tokenizer.chat_template(), "chat template"),
           input](const Json& messages) mutable {
     input.messages = messages;
+    // As transformers does: a key without a value is no key.
+    for (Json& message : input.messages) {
+      for (auto entry = message.begin(); entry != message.end();) {
+        entry = entry->is_null() ? message.erase(entry) : std::next(entry);
+      }
+    }
     return chat.render(input);
   };
 }

@@ -28,7 +28,7 @@ class TrainJobTest : public ::testing::Test {
           "\n";
     }
     lines += R"({"messages": [{"role": "user", "content": "What is a list?"}, )"
-             R"({"role": "assistant", "content": "A sequence that can change."}]})"
+             R"({"role": "assistant", "content": "A sequence that can change.", "name": null}]})"
              "\n";
     data_ = directory_.write("data.jsonl", lines).string();
   }
