@@ -375,6 +375,17 @@ void finish_bench(BenchOptions& options, CommonFlags& common, std::vector<std::s
   options.quiet = common.quiet;
 }
 
+void refuse_argument(const std::string& argument, const CLI::App& command,
+                     const std::string& name) {
+  if (!argument.starts_with('-')) {
+    throw_error(ErrorKind::kUsage, "'{}' is one argument too many", argument);
+  }
+  const std::string flag = argument.substr(0, argument.find('='));
+  const std::string guess = closest(flag, flag_names(command));
+  throw_error(ErrorKind::kUsage, "{}: there is no such flag{}; see convoke {} --help", flag,
+              guess.empty() ? "" : fmt::format(", perhaps {}", guess), name);
+}
+
 std::vector<std::string> flag_names(const CLI::App& command) {
   std::vector<std::string> names;
   for (const CLI::Option* option : command.get_options()) {

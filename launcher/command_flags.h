@@ -36,6 +36,11 @@ void finish_generate(GenerateOptions& options, CommonFlags& common,
 void finish_batch(BatchOptions& options, CommonFlags& common, std::vector<std::string>& warnings);
 void finish_bench(BenchOptions& options, CommonFlags& common, std::vector<std::string>& warnings);
 
+/// Throws Error(kUsage) for an argument that a command does not know: one too many, or a flag, with
+/// the flag that may have been meant. `name` is the command's as it is called: "generate".
+[[noreturn]] void refuse_argument(const std::string& argument, const CLI::App& command,
+                                  const std::string& name);
+
 /// "--model", ...: the long names.
 std::vector<std::string> flag_names(const CLI::App& command);
 

@@ -76,13 +76,7 @@ void build(Program& program) {
     throw_error(ErrorKind::kUsage, "'{}' is not a command; there are {}", first,
                 fmt::join(names, ", "));
   }
-  if (!first.starts_with('-')) {
-    throw_error(ErrorKind::kUsage, "'{}' is one argument too many", first);
-  }
-  const std::string flag = first.substr(0, first.find('='));
-  const std::string guess = closest(flag, flag_names(*command));
-  throw_error(ErrorKind::kUsage, "{}: there is no such flag{}; see convoke {} --help", flag,
-              guess.empty() ? "" : fmt::format(", perhaps {}", guess), command->get_name());
+  refuse_argument(first, *command, command->get_name());
 }
 
 const CLI::App* chosen(const Program& program) {

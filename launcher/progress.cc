@@ -14,13 +14,7 @@ std::string figures(const ProgressState& state) {
     text += fmt::format("  {:.0f} tok/s", double(state.tokens) / state.seconds);
   if (state.acceptance_length > 0) text += fmt::format("  accept {:.2f}", state.acceptance_length);
   if (state.errors > 0) text += fmt::format("  errors {}", state.errors);
-  const int64_t fresh = state.done - state.before;
-  if (state.total > state.done && fresh > 0) {
-    const double left = double(state.total - state.done) / double(fresh) * state.seconds;
-    text += fmt::format("  eta {}", format_duration(left));
-  } else {
-    text += fmt::format("  {}", format_duration(state.seconds));
-  }
+  text += time_text(state.done, state.before, state.total, state.seconds);
   return text;
 }
 

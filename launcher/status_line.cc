@@ -1,7 +1,11 @@
 #include "launcher/status_line.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+
+#include "launcher/table.h"
 
 namespace convoke {
 
@@ -31,6 +35,12 @@ std::string bar_line(double share, const std::string& head, const std::string& t
   const int width = std::min(30, int(limit) - int(used) - 2);
   if (share < 0 || width < 5) return head + tail;
   return bar_text(share, width) + "  " + head + tail;
+}
+
+std::string time_text(int64_t done, int64_t before, int64_t total, double seconds) {
+  const int64_t fresh = done - before;
+  if (total <= done || fresh <= 0) return fmt::format("  {}", format_duration(seconds));
+  return fmt::format("  eta {}", format_duration(double(total - done) / double(fresh) * seconds));
 }
 
 StatusLine::StatusLine(std::ostream& err, Style style, int columns, Clock::time_point now)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <ostream>
 #include <string>
@@ -37,5 +38,9 @@ class StatusLine {
 
 /// `head` and `tail` with a bar between them where there is room; `share` < 0 = unknown.
 std::string bar_line(double share, const std::string& head, const std::string& tail, int columns);
+
+/// "  eta 4:05" where something is left of `total` (-1 = unknown) and was done since `before`, when
+/// this run began; else the seconds of this run.
+std::string time_text(int64_t done, int64_t before, int64_t total, double seconds);
 
 }  // namespace convoke

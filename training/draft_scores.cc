@@ -38,30 +38,24 @@ void DraftScores::add(int depth, const torch::Tensor& draft, const torch::Tensor
   count_hits(draft + own, target + noise, columns, kWide, counts.hits[1]);
 }
 
-DraftScores::Rates DraftScores::rates(int depth, int sampled) const {
+DraftScores::Rates DraftScores::rates(int depth, bool sampled) const {
   const Counts& counts = counts_.at(size_t(depth));
   if (counts.rows == 0) return {};
-  return {double(counts.hits[sampled][0]) / double(counts.rows),
-          double(counts.hits[sampled][1]) / double(counts.rows)};
+  const int64_t(&hits)[2] = counts.hits[sampled ? 1 : 0];
+  return {double(hits[0]) / double(counts.rows), double(hits[1]) / double(counts.rows)};
 }
 
-DraftScores::Rates DraftScores::greedy(int depth) const {
-  return rates(depth, 0);
-}
-DraftScores::Rates DraftScores::sampled(int depth) const {
-  return rates(depth, 1);
+double DraftScores::length(bool sampled, double Rates::*met) const {
+  double length = 1.0, reached = 1.0;
+  for (int d = 0; d < depths(); ++d) length += reached *= rates(d, sampled).*met;
+  return length;
 }
 
 double DraftScores::chain_length(bool sampled) const {
-  double length = 1.0, reached = 1.0;
-  for (int d = 0; d < depths(); ++d) length += reached *= rates(d, sampled ? 1 : 0).first;
-  return length;
+  return length(sampled, &Rates::first);
 }
-
 double DraftScores::tree_length(bool sampled) const {
-  double length = 1.0, reached = 1.0;
-  for (int d = 0; d < depths(); ++d) length += reached *= rates(d, sampled ? 1 : 0).wide;
-  return length;
+  return length(sampled, &Rates::wide);
 }
 
 }  // namespace convoke::training

@@ -27,8 +27,7 @@ class DraftScores {
 
   int depths() const { return int(counts_.size()); }
   int64_t rows() const { return counts_.empty() ? 0 : counts_.front().rows; }
-  Rates greedy(int depth) const;
-  Rates sampled(int depth) const;
+  Rates rates(int depth, bool sampled) const;
 
   /// 1 + the expected number of accepted drafts if each depth is met independently with these
   /// rates: of a chain of first choices, or of a tree that holds the first kWide at every node.
@@ -40,7 +39,7 @@ class DraftScores {
     int64_t rows = 0;
     int64_t hits[2][2] = {};  ///< [sampled][first, wide]
   };
-  Rates rates(int depth, int sampled) const;
+  double length(bool sampled, double Rates::*met) const;
 
   std::vector<Counts> counts_;
 };

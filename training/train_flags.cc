@@ -196,17 +196,6 @@ void finish(TrainOptions& options) {
   }
 }
 
-[[noreturn]] void refuse_unknown(const CLI::App& app) {
-  const std::string first = app.remaining().front();
-  if (!first.starts_with('-')) {
-    throw_error(ErrorKind::kUsage, "'{}' is one argument too many", first);
-  }
-  const std::string flag = first.substr(0, first.find('='));
-  const std::string guess = closest(flag, flag_names(app));
-  throw_error(ErrorKind::kUsage, "{}: there is no such flag{}; see convoke train --help", flag,
-              guess.empty() ? "" : fmt::format(", perhaps {}", guess));
-}
-
 }  // namespace
 
 std::variant<ShowText, TrainOptions> parse_train_flags(const std::vector<std::string>& arguments) {
@@ -230,7 +219,7 @@ std::variant<ShowText, TrainOptions> parse_train_flags(const std::vector<std::st
   } catch (const CLI::ParseError& error) {
     throw_error(ErrorKind::kUsage, "{}", error.what());
   }
-  if (!app.remaining().empty()) refuse_unknown(app);
+  if (!app.remaining().empty()) refuse_argument(app.remaining().front(), app, "train");
   if (!config.empty()) apply_config_file(config, {&app}, app);
   finish(options);
   return options;

@@ -11,8 +11,7 @@ namespace {
 std::string rates_text(const DraftScores& scores, bool sampled) {
   std::string text;
   for (int d = 0; d < scores.depths(); ++d) {
-    const auto rates = sampled ? scores.sampled(d) : scores.greedy(d);
-    text += fmt::format(" {:.2f}", rates.first);
+    text += fmt::format(" {:.2f}", scores.rates(d, sampled).first);
   }
   return text + fmt::format(" -> {:.2f} chain, {:.2f} tree", scores.chain_length(sampled),
                             scores.tree_length(sampled));
@@ -24,16 +23,10 @@ std::string render_train_progress(const TrainProgress& progress, bool bar, int c
   const StepReport& last = progress.last;
   const std::string head = fmt::format("step {}/{}", last.step, last.steps);
   std::string tail = fmt::format("  loss {:.4f}  lr {:.2g}", last.loss, last.learning_rate);
-  const int64_t fresh = last.step - progress.before;
   if (progress.seconds > 0) {
     tail += fmt::format("  {} tok/s", format_count(double(progress.tokens) / progress.seconds));
   }
-  if (fresh > 0 && last.steps > last.step) {
-    const double left = double(last.steps - last.step) / double(fresh) * progress.seconds;
-    tail += fmt::format("  eta {}", format_duration(left));
-  } else {
-    tail += fmt::format("  {}", format_duration(progress.seconds));
-  }
+  tail += time_text(last.step, progress.before, last.steps, progress.seconds);
   if (bar) return bar_line(double(last.step) / double(last.steps), head, tail, columns);
   return "train: " + head + tail;
 }
@@ -49,7 +42,7 @@ nlohmann::ordered_json evaluation_json(const Evaluation& evaluation) {
   for (const bool sampled : {false, true}) {
     nlohmann::ordered_json first = nlohmann::ordered_json::array(), wide = first;
     for (int d = 0; d < evaluation.scores.depths(); ++d) {
-      const auto rates = sampled ? evaluation.scores.sampled(d) : evaluation.scores.greedy(d);
+      const auto rates = evaluation.scores.rates(d, sampled);
       first.push_back(rates.first);
       wide.push_back(rates.wide);
     }
