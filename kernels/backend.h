@@ -3,11 +3,15 @@
 // Contract of every kernel (all methods that take a Stream):
 //  - It takes views and a stream; it never allocates and never waits for the device.
 //  - CPU: a program (see run()) is executed by every thread of the backend's team at once, each
-//  with
-//    its own Stream. All threads of the team call the same kernels in the same order with equal
-//    arguments; a kernel splits its work over the team and ends with a team barrier, so its output
-//    is visible to every thread when it returns.
-//  - GPU: a program is executed once by the calling thread and enqueues work on the stream.
+//    with its own Stream. All threads of the team call the same kernels in the same order with
+//    equal arguments; a kernel splits its work over the team and ends with a team barrier, so its
+//    output is visible to every thread when it returns.
+//  - GPU: a program is executed once by the calling thread and enqueues work on the stream. Host
+//    code in a program starts with Stream::host().
+//  - Memory: views and plain pointers are the backend's own memory (allocate(), FloatArray), which
+//    the host can read only where shares_host_memory() holds. Spans (tokens, rows, parameters,
+//    picks) are host memory: those that kernels read are parts of what run() was given as
+//    PassArrays, those that they write can be read after run(), or after Stream::host().
 //  - Row independence: the bits of output row r depend on input row r, the weights and, for
 //    attention, the keys and values visible to the row, ordered by position, and on nothing else:
 //    not on the number of rows, the other rows, the thread count, or where in memory things lie.
@@ -18,6 +22,7 @@
 // of matrix products are in activation_dtype() (bfloat16 with bfloat16 weights, else float32).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -30,10 +35,21 @@
 
 namespace convoke {
 
+namespace cpu {
+class CpuStream;
+}
+
 /// An ordered queue of work on a backend. On the CPU: one thread's membership in the team.
 class Stream {
  public:
   virtual ~Stream() = default;
+  /// Where host code inside a program begins: waits until all that was enqueued is done and what it
+  /// wrote in host memory can be read, and returns the calling thread's place in the team that goes
+  /// on with it. On the CPU that is the stream itself, and there is nothing to wait for; on a GPU
+  /// it is a team of one.
+  virtual cpu::CpuStream& host() = 0;
+  /// Of the threads that execute a program this is the one that called run().
+  virtual bool leads() const = 0;
 };
 
 /// Memory of a backend, freed with the object. Contents are undefined at first.
@@ -54,11 +70,12 @@ class PackedMatrix {
   virtual size_t bytes() const = 0;            ///< bytes one pass over the matrix reads
 };
 
-/// y[r][n] = sum_k x[r][k] * W[n][k], W given as views of checkpoint memory.
+/// y[r][n] = sum_k x[r][k] * W[n][k], W given as views of checkpoint memory
+/// (host memory).
 struct MatrixSource {
   /// Stacked along the outputs: each [outputs_i, inputs], in any float dtype, rows maybe strided.
   std::vector<TensorView> parts;
-  /// Storage dtype of the packed weights: kBFloat16 or kFloat32.
+  /// Storage dtype of the packed weights: kBFloat16 or kFloat32, on GPUs also kFloat16.
   DType dtype = DType::kBFloat16;
   /// Reduction groups: the inputs are cut into this many equal contiguous ranges (inputs must be
   /// divisible), each is summed on its own, and the partial sums are added as a balanced binary
@@ -113,7 +130,7 @@ inline constexpr int kKvBlockSize = 16;
 struct KvShape {
   int kv_heads = 0;  ///< on this rank
   int head_dim = 0;
-  DType dtype = DType::kBFloat16;  ///< kBFloat16 or kFloat32
+  DType dtype = DType::kBFloat16;  ///< kBFloat16 or kFloat32, on GPUs also kFloat16
 };
 struct KvLayer {
   void* data = nullptr;  ///< blocks * Backend::kv_block_bytes(shape)
@@ -177,6 +194,29 @@ struct KvMove {
   int32_t to = 0;
 };
 
+/// The host arrays that the kernels of one program read. A backend with memory of its own copies
+/// them there in one transfer before the program starts; a kernel's spans are these or parts of
+/// them. They stay as they are until run() returns.
+struct PassArrays {
+  std::span<const int32_t> tokens;
+  const AttentionBatch* batch = nullptr;  ///< what kernels get as `batch`: the same object
+  std::span<const KvLayer> layers;        ///< of moves
+  std::span<const KvMove> moves;          ///< their block tables are among the batch's
+  /// Rows that are gathered and how they are picked: those without and those with filters.
+  std::array<std::span<const int32_t>, 2> rows;
+  std::array<std::span<const PickRow>, 2> picks;
+};
+
+/// The largest passes that a backend will be asked for, on this rank.
+struct PassLimits {
+  int rows = 0;
+  int logit_rows = 0;  ///< of one pick
+  int sequences = 0;   ///< with rows in one pass
+  int positions = 0;   ///< that a row can see, itself included
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  int64_t vocabulary = 0;  ///< columns of logits
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -185,13 +225,26 @@ class Backend {
   /// Another backend on the same threads or device, for another thread to use. Programs of siblings
   /// wait for each other; what one allocates, the other may read. May outlive this one.
   virtual std::unique_ptr<Backend> sibling() = 0;
+  /// Whether kernels work on the host's memory, and the host on what allocate() gives.
+  virtual bool shares_host_memory() const = 0;
   virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;
+  /// Host memory that copy() is fast with, and does not wait for.
+  virtual std::unique_ptr<Buffer> allocate_host(size_t bytes) = 0;
   virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) = 0;
   virtual size_t kv_block_bytes(const KvShape& shape) const = 0;  ///< keys and values, one layer
 
+  /// Takes the memory that passes within these limits need, after all matrices were packed and
+  /// outside of programs; programs take none. Asked again, what is there stays if it suffices.
+  virtual void reserve(const PassLimits& limits) = 0;
+
   /// Executes `program` (see the contract above) and returns when its results can be read.
   /// One program at a time; called from one thread.
-  virtual void run(FunctionRef<void(Stream&)> program) = 0;
+  virtual void run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) = 0;
+  /// A program whose kernels read no host arrays, or that runs where host memory is shared.
+  void run(FunctionRef<void(Stream&)> program) { run({}, program); }
+
+  /// to = from: same dtype and extents, each in the backend's memory or the host's.
+  virtual void copy(Stream&, const TensorView& from, const TensorView& to) = 0;
 
   virtual void embed(Stream&, const EmbedArgs&) = 0;
   virtual void rms_norm(Stream&, const RmsNormArgs&) = 0;
@@ -215,6 +268,21 @@ class Backend {
   virtual void pick_full(Stream&, const PickFullArgs&) = 0;
   /// The best tokens of each row, as the pick rule scores them.
   virtual void rank(Stream&, const RankArgs&) = 0;
+};
+
+/// Floats in a backend's memory that kernels read: norms, biases, tables.
+class FloatArray {
+ public:
+  FloatArray() = default;
+  /// Copies `values`; outside of programs. Throws Error(kResource) when memory runs out.
+  FloatArray(Backend& backend, std::span<const float> values);
+  const float* data() const;  ///< null when empty
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+
+ private:
+  std::unique_ptr<Buffer> memory_;
+  size_t size_ = 0;
 };
 
 }  // namespace convoke

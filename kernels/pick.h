@@ -95,8 +95,8 @@ struct RankedToken {
 struct RankArgs {
   TensorView logits;        ///< [rows, columns] float32; not changed
   int32_t first_token = 0;  ///< vocabulary id of column 0; a multiple of 16
-  /// [columns] vocabulary ids of a reduced draft vocabulary, ascending; empty: column +
-  /// first_token.
+  /// [columns] vocabulary ids of a reduced draft vocabulary, ascending, in the backend's memory;
+  /// empty: column + first_token.
   std::span<const int32_t> tokens;
   std::span<const PickRow> params;  ///< [rows]; top_k, top_p, min_p and logprobs are ignored
   bool noise = true;                ///< false leaves the noise out, for comparison only

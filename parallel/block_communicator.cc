@@ -88,7 +88,7 @@ float* BlockCommunicator::reduce_buffer() {
 
 void BlockCommunicator::all_reduce_add(Stream& stream, float* target, int64_t count) {
   CONVOKE_CHECK(0 <= count && count <= setup_.options.reduce_capacity);
-  Team& team = cpu::cpu_stream(stream);
+  Team& team = stream.host();
   const bool slices = setup_.link != nullptr || (setup_.size > 2 && count >= kSliceFrom);
   const bool ok =
       slices ? reduce_in_slices(team, target, count) : reduce_at_once(team, target, count);
@@ -168,7 +168,7 @@ void BlockCommunicator::all_gather(Stream& stream, std::span<const std::byte> mi
                                    std::span<std::byte> all) {
   CONVOKE_CHECK(int64_t(mine.size()) <= setup_.options.gather_capacity);
   CONVOKE_CHECK_EQ(all.size(), mine.size() * size_t(setup_.size));
-  Team& team = cpu::cpu_stream(stream);
+  Team& team = stream.host();
   if (setup_.size == 1) {
     copy_piece(team, all.data(), mine);
     return finish(team, !region_.broken(), Operation::kGather, 0);

@@ -30,12 +30,14 @@ class Communicator {
   virtual int size() const = 0;
   virtual std::string describe() const = 0;  ///< "threads", "shared memory", "mpi", "nccl"
 
-  /// Where this rank's contribution to the next all_reduce_add is written; the capacity was given
+  /// Where this rank's contribution to the next all_reduce_add is written, and where its target
+  /// lies: in the memory of the backend that the communicator was made for. The capacity was given
   /// at construction (floats). The pointer may differ after each all_reduce_add: ask again.
   virtual float* reduce_buffer() = 0;
   /// target[i] += tree sum over ranks of reduce_buffer[i], i < count.
   virtual void all_reduce_add(Stream& stream, float* target, int64_t count) = 0;
-  /// all[r * mine.size() ...] = rank r's `mine`.
+  /// all[r * mine.size() ...] = rank r's `mine`; both in host memory, read as Stream::host() has
+  /// it.
   virtual void all_gather(Stream& stream, std::span<const std::byte> mine,
                           std::span<std::byte> all) = 0;
 

@@ -11,7 +11,7 @@
 namespace convoke {
 
 /// Hidden states of the target that go to the drafter, one row per committed token, in the
-/// target's activation dtype (bfloat16 or float32).
+/// target's activation dtype (bfloat16 or float32; those of a float16 target in float32).
 struct FeatureSpec {
   enum class Kind : uint8_t {
     kNone,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <limits>
 
 #include "kernels/check.h"
@@ -132,11 +131,16 @@ void Picker::end() {
     scratch_ = backend_.allocate(size_t(kLogitRows) * 2 * size_t(vocabulary_) * sizeof(float));
     if (plan_.tp > 1) {
       const size_t slice_bytes = size_t(kLogitRows) * size_t(slice_width_) * sizeof(float);
-      packed_slice_ = backend_.allocate(slice_bytes);
-      gathered_ = backend_.allocate(slice_bytes * size_t(plan_.tp));
+      packed_slice_ = backend_.allocate_host(slice_bytes);
+      gathered_ = backend_.allocate_host(slice_bytes * size_t(plan_.tp));
       whole_ = backend_.allocate(size_t(kLogitRows) * size_t(vocabulary_) * sizeof(float));
     }
   }
+}
+
+void Picker::announce(PassArrays& arrays) const {
+  arrays.rows = {plain_.rows, filtered_.rows};
+  arrays.picks = {plain_.params, filtered_.params};
 }
 
 void Picker::run(Stream& stream, Transformer& transformer) {
@@ -165,7 +169,7 @@ void Picker::bid(Stream& stream, const TensorView& logits, size_t begin, size_t 
   if (plan_.tp == 1) return;
   communicator_.all_gather(stream, bytes_of(picks.data(), count),
                            writable_bytes_of(bids_.data(), count * size_t(plan_.tp)));
-  cpu::CpuStream& self = cpu::cpu_stream(stream);
+  cpu::CpuStream& self = stream.host();
   if (self.index() == 0) {
     for (size_t i = 0; i < count; ++i) {
       Pick best = bids_[i];
@@ -196,7 +200,7 @@ void Picker::rank(Stream& stream, Group& group, const TensorView& logits, size_t
   communicator_.all_gather(
       stream, bytes_of(rankings.data(), rankings.size()),
       writable_bytes_of(gathered_rankings_.data(), rankings.size() * size_t(plan_.tp)));
-  cpu::CpuStream& self = cpu::cpu_stream(stream);
+  cpu::CpuStream& self = stream.host();
   for (size_t i = size_t(self.index()); i < rows; i += size_t(self.count())) {
     const auto first = gathered_rankings_.begin() + ptrdiff_t(i * rank_count_);
     merge_rankings(&*first, rankings.size(), plan_.tp,
@@ -207,27 +211,24 @@ void Picker::rank(Stream& stream, Group& group, const TensorView& logits, size_t
 
 TensorView Picker::gather_rows(Stream& stream, const TensorView& logits, size_t count) {
   if (plan_.tp == 1) return logits;
-  cpu::CpuStream& self = cpu::cpu_stream(stream);
   const auto width = size_t(slice_width_);
+  const auto rows = int64_t(count);
   auto* mine = static_cast<float*>(packed_slice_->data());
   auto* all = static_cast<float*>(gathered_->data());
-  auto* whole = static_cast<float*>(whole_->data());
-  for (size_t i = size_t(self.index()); i < count; i += size_t(self.count())) {
-    std::memcpy(mine + i * width, logits.row<float>(int64_t(i)),
-                size_t(logits.cols) * sizeof(float));
-  }
-  self.barrier();
+  const TensorView dense = TensorView::matrix(mine, DType::kFloat32, rows, slice_width_);
+  backend_.copy(stream, logits, dense.col_range(0, logits.cols));
   communicator_.all_gather(stream, bytes_of(mine, count * width),
                            writable_bytes_of(all, count * width * size_t(plan_.tp)));
-  for (size_t i = size_t(self.index()); i < count; i += size_t(self.count())) {
-    for (int r = 0; r < plan_.tp; ++r) {
-      const Range slice = vocabulary_range(vocabulary_, plan_.tp, r);
-      std::memcpy(whole + i * size_t(vocabulary_) + size_t(slice.begin),
-                  all + (size_t(r) * count + i) * width, size_t(slice.size()) * sizeof(float));
-    }
+  const TensorView whole =
+      TensorView::matrix(whole_->data(), DType::kFloat32, rows, int64_t(vocabulary_));
+  for (int r = 0; r < plan_.tp; ++r) {
+    const Range slice = vocabulary_range(vocabulary_, plan_.tp, r);
+    const TensorView theirs =
+        TensorView::matrix(all + size_t(r) * count * width, DType::kFloat32, rows, slice_width_);
+    backend_.copy(stream, theirs.col_range(0, slice.size()),
+                  whole.col_range(slice.begin, slice.end));
   }
-  self.barrier();
-  return TensorView::matrix(whole, DType::kFloat32, int64_t(count), vocabulary_);
+  return whole;
 }
 
 void Picker::pick_whole(Stream& stream, const TensorView& logits, size_t begin, size_t count) {
@@ -252,7 +253,7 @@ void Picker::pick_whole(Stream& stream, const TensorView& logits, size_t begin, 
     communicator_.all_gather(stream,
                              bytes_of(all.data() + (begin + first) * per_row, share * per_row),
                              writable_bytes_of(gathered.data(), tp * share * per_row));
-    cpu::CpuStream& self = cpu::cpu_stream(stream);
+    cpu::CpuStream& self = stream.host();
     if (self.index() == 0) {
       for (size_t r = 0; r < tp; ++r) {
         const size_t to = begin + std::min(r * share, count - share);

@@ -42,6 +42,8 @@ class Picker {
   std::vector<LogitEdit>& edit_storage() { return edits_; }
   void add(const PickRequest& request);
   void end();
+  /// Says which arrays run() reads; to be asked after end().
+  void announce(PassArrays& arrays) const;
 
   /// Part of a backend program: computes logits of all requested rows and picks. Collective.
   void run(Stream& stream, Transformer& transformer);
@@ -74,11 +76,13 @@ class Picker {
   std::vector<Pick> bids_;                      ///< [tp * kLogitRows]
   std::vector<TokenLogprob> logprobs_;          ///< [max filtered rows][1 + max_logprobs_]
   std::vector<TokenLogprob> gathered_logprobs_;
-  int max_logprobs_ = -1;             ///< the most that a row of this step asks for
-  std::unique_ptr<Buffer> gathered_;  ///< [tp][kLogitRows][slice_width_] float32; made on demand
-  std::unique_ptr<Buffer> whole_;     ///< [kLogitRows][vocabulary]
-  std::unique_ptr<Buffer> scratch_;   ///< [kLogitRows][2 * vocabulary]
+  int max_logprobs_ = -1;  ///< the most that a row of this step asks for
+  // All float32, made on demand. In host memory, where slices are exchanged:
   std::unique_ptr<Buffer> packed_slice_;  ///< [kLogitRows][slice_width_]: this rank's, dense
+  std::unique_ptr<Buffer> gathered_;      ///< [tp][kLogitRows][slice_width_]
+  // In the backend's memory:
+  std::unique_ptr<Buffer> whole_;    ///< [kLogitRows][vocabulary]
+  std::unique_ptr<Buffer> scratch_;  ///< [kLogitRows][2 * vocabulary]
 };
 
 /// Bytes of one rank's contribution to Communicator::all_gather that a picker needs.

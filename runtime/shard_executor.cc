@@ -11,7 +11,8 @@ ShardExecutor::ShardExecutor(Backend& backend, Communicator& communicator,
                              const ModelWeights& weights, const ShardLimits& limits)
     : backend_(backend),
       limits_(limits),
-      transformer_(backend, communicator, config, plan, weights, limits.max_rows),
+      transformer_(backend, communicator, config, plan, weights, limits.max_rows,
+                   limits.max_sequences),
       cache_(backend, config.layers,
              {.kv_heads = int(plan.local_kv_heads()),
               .head_dim = config.head_dim,
@@ -49,7 +50,10 @@ void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
                              .path_slots = path_slots_,
                              .block_tables = block_tables_};
   if (batch.rows > 0) {
-    backend_.run([&](Stream& stream) {
+    PassArrays arrays{
+        .tokens = tokens_, .batch = &batch, .layers = cache_.layers(), .moves = moves_};
+    picker_.announce(arrays);
+    backend_.run(arrays, [&](Stream& stream) {
       if (!moves_.empty()) backend_.move_kv(stream, cache_.layers(), moves_);
       transformer_.forward(stream, tokens_, batch, cache_);
       picker_.run(stream, transformer_);

@@ -1,11 +1,10 @@
 #include "runtime/transformer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/check.h"
-#include "kernels/cpu/cpu_backend.h"
 #include "runtime/workspace_layout.h"
 
 namespace convoke {
@@ -15,10 +14,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-const float* data_or_null(const std::vector<float>& values) {
-  return values.empty() ? nullptr : values.data();
-}
-
 }  // namespace
 
 int64_t reduce_capacity(const ModelConfig& config, int max_rows) {
@@ -26,7 +21,8 @@ int64_t reduce_capacity(const ModelConfig& config, int max_rows) {
 }
 
 Transformer::Transformer(Backend& backend, Communicator& communicator, const ModelConfig& config,
-                         const ShardPlan& plan, const ModelWeights& weights, int max_rows)
+                         const ShardPlan& plan, const ModelWeights& weights, int max_rows,
+                         int max_sequences)
     : backend_(backend),
       communicator_(communicator),
       config_(config),
@@ -50,6 +46,15 @@ Transformer::Transformer(Backend& backend, Communicator& communicator, const Mod
   lay_out(WorkspaceLayout(memory_->data()));
   // Several ranks' sums are added to the residual stream as one flat array: its rows must be dense.
   if (plan.tp > 1) x_.row_stride = x_.cols;
+  backend.reserve(
+      {.rows = max_rows,
+       .logit_rows = logit_rows,
+       .sequences = max_sequences,
+       .positions = int(weights.rope_cos.size() / size_t(std::max(config.head_dim / 2, 1))),
+       .heads = int(plan.local_heads()),
+       .kv_heads = int(plan.local_kv_heads()),
+       .head_dim = config.head_dim,
+       .vocabulary = config.vocabulary});
 }
 
 void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
@@ -81,6 +86,9 @@ void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
   }
   export_residual(stream, config_.layers, rows);
   export_final(stream, rows);
+  if (host_features_.data != features_.data) {
+    backend_.copy(stream, features_.row_range(0, rows), host_features_.row_range(0, rows));
+  }
 }
 
 void Transformer::set_lookahead(const LookaheadTable& table) {
@@ -89,25 +97,38 @@ void Transformer::set_lookahead(const LookaheadTable& table) {
   lookahead_ = TensorView::matrix(lookahead_memory_ ? lookahead_memory_->data() : nullptr,
                                   DType::kFloat32, table.count, table.hidden);
   if (bytes == 0) return;
-  if (plan_.rank == 0) {
-    std::memcpy(lookahead_memory_->data(), table.values.data(), bytes);
-  } else {
-    std::memset(lookahead_memory_->data(), 0, bytes);  // the ranks' rows are added up
-  }
+  const TensorView values = TensorView::matrix(const_cast<float*>(table.values.data()),
+                                               DType::kFloat32, table.count, table.hidden);
+  backend_.run([&](Stream& stream) {
+    if (plan_.rank == 0) {
+      backend_.copy(stream, values, lookahead_);
+    } else {
+      backend_.fill_zero(stream, lookahead_);  // the ranks' rows are added up
+    }
+  });
 }
 
 void Transformer::export_features(const FeatureSpec& spec) {
   feature_spec_ = plan_.rank == 0 ? spec : FeatureSpec{};
   const int64_t width = feature_spec_.width(config_);
-  const DType dtype = weights_.lm_head->activation_dtype();
-  feature_memory_ =
-      width == 0 ? nullptr : backend_.allocate(size_t(max_rows_ * width) * dtype_size(dtype));
-  features_ = TensorView::matrix(feature_memory_ ? feature_memory_->data() : nullptr, dtype,
-                                 width == 0 ? 0 : max_rows_, width);
+  const DType activation = weights_.lm_head->activation_dtype();
+  // Drafters take bfloat16 or float32 (runtime/draft_needs.h).
+  const DType dtype = activation == DType::kFloat16 ? DType::kFloat32 : activation;
+  features_ = host_features_ = {};
+  feature_memory_ = nullptr;
+  feature_host_memory_ = nullptr;
+  if (width == 0) return;
+  const size_t bytes = size_t(max_rows_ * width) * dtype_size(dtype);
+  feature_memory_ = backend_.allocate(bytes);
+  features_ = TensorView::matrix(feature_memory_->data(), dtype, max_rows_, width);
+  host_features_ = features_;
+  if (backend_.shares_host_memory()) return;
+  feature_host_memory_ = backend_.allocate_host(bytes);
+  host_features_.data = feature_host_memory_->data();
 }
 
 TensorView Transformer::features(int rows) const {
-  return features_.rows == 0 ? TensorView{} : features_.row_range(0, rows);
+  return host_features_.rows == 0 ? TensorView{} : host_features_.row_range(0, rows);
 }
 
 void Transformer::export_residual(Stream& stream, int layer, int rows) {
@@ -137,7 +158,7 @@ void Transformer::attention_block(Stream& stream, const LayerWeights& layer, con
 
   backend_.matmul(stream, {.x = x_.row_range(0, rows),
                            .weights = layer.qkv.get(),
-                           .bias = data_or_null(layer.qkv_bias),
+                           .bias = layer.qkv_bias.data(),
                            .y = qkv,
                            .norm_weight = layer.input_norm.data(),
                            .norm_epsilon = config_.rms_epsilon});
@@ -147,8 +168,8 @@ void Transformer::attention_block(Stream& stream, const LayerWeights& layer, con
                             .kv = kv,
                             .cos = weights_.rope_cos.data(),
                             .sin = weights_.rope_sin.data(),
-                            .q_norm = data_or_null(layer.q_norm),
-                            .k_norm = data_or_null(layer.k_norm),
+                            .q_norm = layer.q_norm.data(),
+                            .k_norm = layer.k_norm.data(),
                             .norm_epsilon = config_.rms_epsilon};
   backend_.rope_attention(stream, rope,
                           {.qkv = qkv,
@@ -166,7 +187,7 @@ void Transformer::mlp_block(Stream& stream, const LayerWeights& layer, int rows)
   const TensorView activated = activated_.row_range(0, rows);
   backend_.matmul(stream, {.x = x_.row_range(0, rows),
                            .weights = layer.gate_up.get(),
-                           .bias = data_or_null(layer.gate_up_bias),
+                           .bias = layer.gate_up_bias.data(),
                            .y = activated,
                            .norm_weight = layer.post_norm.data(),
                            .norm_epsilon = config_.rms_epsilon});
@@ -174,12 +195,12 @@ void Transformer::mlp_block(Stream& stream, const LayerWeights& layer, int rows)
 }
 
 void Transformer::add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
-                              const std::vector<float>& bias) {
+                              const FloatArray& bias) {
   const int rows = int(input.rows);
   if (plan_.tp == 1) {
     backend_.matmul(stream, {.x = input,
                              .weights = &matrix,
-                             .bias = data_or_null(bias),
+                             .bias = bias.data(),
                              .y = x_.row_range(0, rows),
                              .accumulate = true});
   } else {
@@ -206,10 +227,10 @@ TensorView Transformer::partial(int rows) {
   return TensorView::matrix(communicator_.reduce_buffer(), DType::kFloat32, rows, config_.hidden);
 }
 
-void Transformer::reduce_into_residual(Stream& stream, const std::vector<float>& bias, int rows) {
+void Transformer::reduce_into_residual(Stream& stream, const FloatArray& bias, int rows) {
   const auto start = std::chrono::steady_clock::now();
   communicator_.all_reduce_add(stream, x_.row<float>(0), int64_t(rows) * config_.hidden);
-  if (cpu::cpu_stream(stream).index() == 0) communication_seconds_ += seconds_since(start);
+  if (stream.leads()) communication_seconds_ += seconds_since(start);
   if (!bias.empty()) backend_.add_bias(stream, x_.row_range(0, rows), bias.data());
 }
 

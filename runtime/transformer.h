@@ -24,8 +24,9 @@ inline constexpr int kLogitRows = 64;
 /// nothing; the workspace is sized for `max_rows` at construction.
 class Transformer {
  public:
+  /// `max_sequences`: with rows in one pass.
   Transformer(Backend& backend, Communicator& communicator, const ModelConfig& config,
-              const ShardPlan& plan, const ModelWeights& weights, int max_rows);
+              const ShardPlan& plan, const ModelWeights& weights, int max_rows, int max_sequences);
 
   /// Runs all layers over `tokens` (at most max_rows()) and appends their keys and values to the
   /// cache. The residual stream after the last layer stays in the workspace.
@@ -41,7 +42,8 @@ class Transformer {
   /// What forward() leaves for a drafter from now on (allocates; outside of programs). The first
   /// rank alone keeps features: the residual stream is the same on all.
   void export_features(const FeatureSpec& spec);
-  /// [rows, width] of the last forward(), or an empty view.
+  /// [rows, width] of the last forward() in host memory, once its program has run; or an empty
+  /// view.
   TensorView features(int rows) const;
 
   int max_rows() const { return max_rows_; }
@@ -56,9 +58,9 @@ class Transformer {
   void export_final(Stream& stream, int rows);
   /// The residual stream += sum over ranks of input * matrix, then the bias.
   void add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
-                   const std::vector<float>& bias);
+                   const FloatArray& bias);
   /// The residual stream += sum over ranks of the reduce buffer, then the bias.
-  void reduce_into_residual(Stream& stream, const std::vector<float>& bias, int rows);
+  void reduce_into_residual(Stream& stream, const FloatArray& bias, int rows);
   TensorView partial(int rows);
 
   Backend& backend_;
@@ -79,8 +81,9 @@ class Transformer {
   std::unique_ptr<Buffer> lookahead_memory_;
   TensorView lookahead_;  ///< [count, hidden] float32, maybe empty
   FeatureSpec feature_spec_;
-  std::unique_ptr<Buffer> feature_memory_;
-  TensorView features_;  ///< [max_rows, width] activation dtype
+  std::unique_ptr<Buffer> feature_memory_, feature_host_memory_;
+  TensorView features_;       ///< [max_rows, width] activation dtype
+  TensorView host_features_;  ///< the same in host memory; where that is shared, features_ itself
 };
 
 /// Floats of Communicator::reduce_buffer that a transformer with `max_rows` needs.

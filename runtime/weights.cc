@@ -1,7 +1,7 @@
 #include "runtime/weights.h"
 
 #include <cmath>
-#include <cstring>
+#include <initializer_list>
 
 #include "kernels/check.h"
 #include "kernels/dtype_convert.h"
@@ -27,29 +27,36 @@ float element(const TensorView& view, int64_t row, int64_t col) {
 // Reads the tensors of one layer by their names after the prefix.
 class LayerReader {
  public:
-  LayerReader(const TensorSource& source, const std::string& prefix)
-      : source_(source), prefix_(prefix) {}
+  LayerReader(Backend& backend, const TensorSource& source, const std::string& prefix)
+      : backend_(backend), source_(source), prefix_(prefix) {}
 
   TensorView matrix(const char* name) const {
     return source_.tensor(prefix_ + name + std::string(".weight"));
   }
-  std::vector<float> norm(const char* name) const { return to_floats(matrix(name)); }
-  std::vector<float> bias(const char* name, Range range) const {
-    const TensorView all = source_.tensor(prefix_ + name + std::string(".bias"));
-    return to_floats(all.col_range(range.begin, range.end));
+  FloatArray norm(const char* name) const { return {backend_, to_floats(matrix(name))}; }
+  /// The biases of products that are computed together, one behind the other.
+  struct Slice {
+    const char* name;
+    Range range;
+  };
+  FloatArray biases(std::initializer_list<Slice> slices) const {
+    std::vector<float> values;
+    for (const Slice& slice : slices) {
+      const TensorView all = source_.tensor(prefix_ + slice.name + std::string(".bias"));
+      const auto part = to_floats(all.col_range(slice.range.begin, slice.range.end));
+      values.insert(values.end(), part.begin(), part.end());
+    }
+    return {backend_, values};
   }
 
  private:
+  Backend& backend_;
   const TensorSource& source_;
   std::string prefix_;
 };
 
 Range scaled(Range range, int64_t factor) {
   return {range.begin * factor, range.end * factor};
-}
-
-void append(std::vector<float>& out, const std::vector<float>& more) {
-  out.insert(out.end(), more.begin(), more.end());
 }
 
 void load_attention(LayerWeights& layer, const LayerReader& reader, Backend& backend,
@@ -66,11 +73,12 @@ void load_attention(LayerWeights& layer, const LayerReader& reader, Backend& bac
                     .dtype = dtype,
                     .groups = plan.local_groups});
   if (config.qkv_bias) {
-    layer.qkv_bias = reader.bias("self_attn.q_proj", q);
-    append(layer.qkv_bias, reader.bias("self_attn.k_proj", kv));
-    append(layer.qkv_bias, reader.bias("self_attn.v_proj", kv));
+    layer.qkv_bias = reader.biases(
+        {{"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}});
   }
-  if (config.output_bias) layer.output_bias = reader.bias("self_attn.o_proj", {0, config.hidden});
+  if (config.output_bias) {
+    layer.output_bias = reader.biases({{"self_attn.o_proj", {0, config.hidden}}});
+  }
   if (config.qk_norm) {
     layer.q_norm = reader.norm("self_attn.q_norm");
     layer.k_norm = reader.norm("self_attn.k_norm");
@@ -90,9 +98,8 @@ void load_mlp(LayerWeights& layer, const LayerReader& reader, Backend& backend,
                     .dtype = dtype,
                     .groups = plan.local_groups});
   if (config.mlp_bias) {
-    layer.gate_up_bias = reader.bias("mlp.gate_proj", cut);
-    append(layer.gate_up_bias, reader.bias("mlp.up_proj", cut));
-    layer.down_bias = reader.bias("mlp.down_proj", {0, config.hidden});
+    layer.gate_up_bias = reader.biases({{"mlp.gate_proj", cut}, {"mlp.up_proj", cut}});
+    layer.down_bias = reader.biases({{"mlp.down_proj", {0, config.hidden}}});
   }
 }
 
@@ -124,7 +131,7 @@ RopeTable make_rope_table(const ModelConfig& config, int positions) {
 void load_layer_matrices(LayerWeights& layer, const TensorSource& source, const std::string& prefix,
                          Backend& backend, const ModelConfig& config, const ShardPlan& plan,
                          DType dtype) {
-  const LayerReader reader(source, prefix);
+  const LayerReader reader(backend, source, prefix);
   load_attention(layer, reader, backend, config, plan, dtype);
   load_mlp(layer, reader, backend, config, plan, dtype);
 }
@@ -138,16 +145,20 @@ int64_t ModelWeights::bytes_per_pass() const {
   return bytes;
 }
 
-DType weight_dtype(const std::string& flag, const ModelConfig& config) {
+DType weight_dtype(const std::string& flag, const ModelConfig& config, bool has_float16) {
   if (flag == "bfloat16") return DType::kBFloat16;
   if (flag == "float32") return DType::kFloat32;
-  if (flag == "auto") return config.auto_dtype();
+  if (flag == "float16" && has_float16) return DType::kFloat16;
+  if (flag == "auto") {
+    const bool keep = has_float16 && config.checkpoint_dtype == DType::kFloat16;
+    return keep ? DType::kFloat16 : config.auto_dtype();
+  }
   if (flag == "float16") {
     throw_error(ErrorKind::kUsage,
                 "--dtype float16: the cpu backend computes in bfloat16 or float32; 'auto' runs a "
                 "float16 checkpoint in float32, which is exact");
   }
-  throw_error(ErrorKind::kUsage, "--dtype '{}': expected auto, float32 or bfloat16", flag);
+  throw_error(ErrorKind::kUsage, "--dtype '{}': expected auto, float32, bfloat16 or float16", flag);
 }
 
 ModelWeights load_weights(Backend& backend, const ModelConfig& config, const ShardPlan& plan,
@@ -165,22 +176,21 @@ ModelWeights load_weights(Backend& backend, const ModelConfig& config, const Sha
           ? weights.embedding
           : source->tensor("lm_head.weight").row_range(vocabulary.begin, vocabulary.end);
   weights.lm_head = backend.pack({.parts = {head}, .dtype = dtype});
-  if (dummy != nullptr) {
-    const TensorView& e = weights.embedding;
-    const size_t bytes = size_t(e.rows * e.cols) * dtype_size(e.dtype);
-    weights.embedding_copy = backend.allocate(bytes);
-    std::memcpy(weights.embedding_copy->data(), e.data, bytes);
+  if (dummy != nullptr || !backend.shares_host_memory()) {
+    const TensorView e = weights.embedding;
+    weights.embedding_copy = backend.allocate(size_t(e.rows * e.cols) * dtype_size(e.dtype));
     weights.embedding = TensorView::matrix(weights.embedding_copy->data(), e.dtype, e.rows, e.cols);
+    backend.run([&](Stream& stream) { backend.copy(stream, e, weights.embedding); });
   }
-  weights.final_norm = to_floats(source->tensor("model.norm.weight"));
-  RopeTable rope = make_rope_table(config, positions);
-  weights.rope_cos = std::move(rope.cos);
-  weights.rope_sin = std::move(rope.sin);
+  weights.final_norm = {backend, to_floats(source->tensor("model.norm.weight"))};
+  const RopeTable rope = make_rope_table(config, positions);
+  weights.rope_cos = {backend, rope.cos};
+  weights.rope_sin = {backend, rope.sin};
 
   for (int l = 0; l < config.layers; ++l) {
     if (dummy != nullptr) dummy->release();
     const std::string prefix = fmt::format("model.layers.{}.", l);
-    const LayerReader reader(*source, prefix);
+    const LayerReader reader(backend, *source, prefix);
     LayerWeights& layer = weights.layers.emplace_back();
     layer.input_norm = reader.norm("input_layernorm");
     layer.post_norm = reader.norm("post_attention_layernorm");

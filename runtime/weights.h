@@ -14,36 +14,38 @@
 namespace convoke {
 
 struct LayerWeights {
-  std::vector<float> input_norm;          ///< [hidden]
-  std::vector<float> post_norm;           ///< [hidden]
-  std::vector<float> q_norm, k_norm;      ///< [head_dim] or empty
+  FloatArray input_norm;                  ///< [hidden]
+  FloatArray post_norm;                   ///< [hidden]
+  FloatArray q_norm, k_norm;              ///< [head_dim] or empty
   std::unique_ptr<PackedMatrix> qkv;      ///< outputs: local q heads, k heads, v heads
-  std::vector<float> qkv_bias;            ///< or empty
+  FloatArray qkv_bias;                    ///< or empty
   std::unique_ptr<PackedMatrix> output;   ///< o_proj: inputs cut along reduction groups
-  std::vector<float> output_bias;         ///< or empty; every rank adds it after the reduction
+  FloatArray output_bias;                 ///< or empty; every rank adds it after the reduction
   std::unique_ptr<PackedMatrix> gate_up;  ///< gated; outputs: local intermediate
-  std::vector<float> gate_up_bias;        ///< the gate's, then the other's; or empty
+  FloatArray gate_up_bias;                ///< the gate's, then the other's; or empty
   std::unique_ptr<PackedMatrix> down;     ///< inputs cut along reduction groups
-  std::vector<float> down_bias;           ///< or empty
+  FloatArray down_bias;                   ///< or empty
 };
 
 struct ModelWeights {
-  TensorView embedding;  ///< [local vocabulary, hidden], the checkpoint's dtype
+  TensorView embedding;  ///< [local vocabulary, hidden], the checkpoint's dtype, for kernels
   std::vector<LayerWeights> layers;
-  std::vector<float> final_norm;          ///< [hidden]
+  FloatArray final_norm;                  ///< [hidden]
   std::unique_ptr<PackedMatrix> lm_head;  ///< outputs: local vocabulary
-  std::vector<float> rope_cos, rope_sin;  ///< [positions, head_dim / 2]
+  FloatArray rope_cos, rope_sin;          ///< [positions, head_dim / 2]
 
   /// Bytes of weights that one pass over a single row reads on this rank.
   int64_t bytes_per_pass() const;
 
   std::shared_ptr<const TensorSource> source;  ///< keeps the mapped embedding alive
-  std::unique_ptr<Buffer> embedding_copy;      ///< when the source does not keep its tensors
+  /// Where the source does not keep its tensors, or the backend cannot read them there.
+  std::unique_ptr<Buffer> embedding_copy;
 };
 
-/// Which storage dtype `--dtype` means for a checkpoint on the CPU: kBFloat16 or kFloat32. float16
-/// checkpoints widen to float32, which is exact. Throws Error(kUsage) for what cannot be had.
-DType weight_dtype(const std::string& flag, const ModelConfig& config);
+/// Which storage dtype `--dtype` means for a checkpoint: kBFloat16, kFloat32, or kFloat16 where the
+/// backend has it. Elsewhere float16 checkpoints widen to float32, which is exact. Throws
+/// Error(kUsage) for what cannot be had.
+DType weight_dtype(const std::string& flag, const ModelConfig& config, bool has_float16 = false);
 
 /// A small tensor (a norm, a bias) as floats.
 std::vector<float> to_floats(const TensorView& view);

@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cpu/attention.h"
@@ -13,6 +14,20 @@
 
 namespace convoke::cpu {
 namespace {
+
+/// Every thread takes a part of every row, in whole cache lines.
+void copy_rows(CpuStream& stream, const TensorView& from, const TensorView& to) {
+  CONVOKE_CHECK(from.dtype == to.dtype && from.rows == to.rows && from.cols == to.cols);
+  constexpr int64_t kLine = 64;
+  const int64_t bytes = from.cols * int64_t(dtype_size(from.dtype));
+  const int64_t lines = (bytes + kLine - 1) / kLine;
+  const int64_t begin = lines * stream.index() / stream.count() * kLine;
+  const int64_t end = std::min(lines * (stream.index() + 1) / stream.count() * kLine, bytes);
+  for (int64_t r = 0; begin < end && r < from.rows; ++r) {
+    std::memcpy(to.row<std::byte>(r) + begin, from.row<std::byte>(r) + begin, size_t(end - begin));
+  }
+  stream.barrier();
+}
 
 /// Calls work(begin, end) with this thread's columns of x, in whole cache lines of float32.
 template <typename Work>
@@ -37,7 +52,9 @@ class CpuBackend final : public Backend {
                        team_->threads() == 1 ? "" : "s");
   }
 
+  bool shares_host_memory() const override { return true; }
   std::unique_ptr<Buffer> allocate(size_t bytes) override { return allocate_buffer(bytes); }
+  std::unique_ptr<Buffer> allocate_host(size_t bytes) override { return allocate_buffer(bytes); }
 
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override {
     auto matrix = pack_matrix(*team_, arena_, source);
@@ -47,8 +64,15 @@ class CpuBackend final : public Backend {
 
   size_t kv_block_bytes(const KvShape& shape) const override { return cpu::kv_block_bytes(shape); }
 
-  void run(FunctionRef<void(Stream&)> program) override {
+  void reserve(const PassLimits&) override {}  // pack() has: scratch depends on matrices alone
+
+  using Backend::run;
+  void run(const PassArrays&, FunctionRef<void(Stream&)> program) override {
     team_->run([&](CpuStream& stream) { program(stream); });
+  }
+
+  void copy(Stream& stream, const TensorView& from, const TensorView& to) override {
+    copy_rows(cpu_stream(stream), from, to);
   }
 
   void embed(Stream& stream, const EmbedArgs& args) override {

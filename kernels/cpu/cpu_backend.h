@@ -32,8 +32,20 @@ class CpuStream : public Stream {
   virtual int index() const = 0;  ///< 0 = the thread that called run()
   virtual int count() const = 0;
   virtual void barrier() = 0;  ///< of the team; spins shortly, then yields, then parks
+
+  CpuStream& host() final { return *this; }
+  bool leads() const final { return index() == 0; }
 };
 
+/// A team of one: the host thread between the kernels of another device.
+class LoneStream final : public CpuStream {
+ public:
+  int index() const override { return 0; }
+  int count() const override { return 1; }
+  void barrier() override {}
+};
+
+/// For what runs on the CPU backend only; other host code asks Stream::host().
 inline CpuStream& cpu_stream(Stream& stream) {
   return static_cast<CpuStream&>(stream);
 }

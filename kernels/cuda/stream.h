@@ -1,5 +1,7 @@
-// The stream that kernels/cuda launches into, for code that need not see CUDA's headers.
+// Where kernels/cuda launches to, for code that need not see CUDA's headers.
 #pragma once
+
+#include <cstddef>
 
 #include "kernels/backend.h"
 
@@ -7,17 +9,12 @@ struct CUstream_st;
 
 namespace convoke::cuda {
 
-class CudaStream : public Stream {
- public:
+struct CudaStream {
   CUstream_st* handle = nullptr;  ///< a cudaStream_t
   /// The device has thread-block clusters (compute capability 9.0 and later). Without them the same
   /// sums go through global memory; no bit depends on it.
   bool clusters = true;
 };
-
-inline const CudaStream& cuda_stream(const Stream& stream) {
-  return static_cast<const CudaStream&>(stream);
-}
 
 /// Device memory that a kernel may overwrite, given by the caller: kernels never allocate. Aligned
 /// to 256 bytes.

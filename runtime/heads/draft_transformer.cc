@@ -81,7 +81,7 @@ DraftTransformer::DraftTransformer(Backend& backend, const fs::path& directory,
   communicator_ =
       make_single_communicator({.reduce_capacity = reduce_capacity(config_, limits().max_rows)});
   transformer_ = std::make_unique<Transformer>(backend, *communicator_, config_, plan_, weights_,
-                                               limits().max_rows);
+                                               limits().max_rows, limits().places);
   set_shape({.shift = 0,
              .feature_width = 0,
              .layers = config_.layers,

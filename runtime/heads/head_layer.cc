@@ -20,7 +20,8 @@ HeadLayer::HeadLayer(Backend& backend, const ModelConfig& config, const TensorSo
                      const std::string& prefix, DType dtype, int max_rows, int positions)
     : backend_(backend), config_(config), rope_(make_rope_table(config, positions)) {
   load_layer_matrices(weights_, source, prefix, backend, config, whole_layer(config), dtype);
-  weights_.post_norm = to_floats(source.tensor(prefix + "post_attention_layernorm.weight"));
+  weights_.post_norm = {backend,
+                        to_floats(source.tensor(prefix + "post_attention_layernorm.weight"))};
   const DType activation = activation_dtype();
   const int64_t heads_width = int64_t(config.heads) * config.head_dim;
   const int64_t kv_width = int64_t(config.kv_heads) * config.head_dim;
@@ -41,10 +42,9 @@ void HeadLayer::run(Stream& stream, const TensorView& input, const TensorView& x
   const TensorView attended = attended_.row_range(0, rows);
   const TensorView activated = activated_.row_range(0, rows);
 
-  backend_.matmul(stream, {.x = input,
-                           .weights = weights_.qkv.get(),
-                           .bias = weights_.qkv_bias.empty() ? nullptr : weights_.qkv_bias.data(),
-                           .y = qkv});
+  backend_.matmul(
+      stream,
+      {.x = input, .weights = weights_.qkv.get(), .bias = weights_.qkv_bias.data(), .y = qkv});
   const RopeAppendArgs rope{.qkv = qkv,
                             .heads = config_.heads,
                             .batch = &batch,

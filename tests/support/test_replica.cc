@@ -182,7 +182,8 @@ std::vector<std::vector<float>> TestReplica::logits(const std::vector<int32_t>& 
                    rank.shard.weights().lm_head->activation_dtype()},
                   blocks_for(total));
     Transformer transformer(rank.shard.backend(), communicator, config, plan, rank.shard.weights(),
-                            chunk);
+                            chunk, 1);
+    std::vector<float> picked(size_t(kLogitRows * plan.vocabulary.size()));
     std::vector<int32_t> blocks;
     for (int b = blocks_for(total) - 1; b >= 0; --b) blocks.push_back(b);  // not in order
     const std::vector<const int32_t*> tables{blocks.data()};
@@ -197,20 +198,27 @@ std::vector<std::vector<float>> TestReplica::logits(const std::vector<int32_t>& 
       const std::vector<int32_t> sequence(size_t(rows), 0), path_begin(size_t(rows) + 1, 0);
       const AttentionBatch batch{rows,    sequence,   position, position,
                                  context, path_begin, {},       tables};
-      rank.shard.backend().run([&](Stream& stream) {
-        transformer.forward(stream, std::span(tokens).subspan(size_t(begin), size_t(rows)), batch,
-                            cache);
+      Backend& backend = rank.shard.backend();
+      const PassArrays arrays{
+          .tokens = std::span(tokens).subspan(size_t(begin), size_t(rows)),
+          .batch = &batch,
+          .rows = {std::span<const int32_t>(wanted)},
+      };
+      backend.run(arrays, [&](Stream& stream) {
+        transformer.forward(stream, arrays.tokens, batch, cache);
         for (int first = 0; first < rows; first += kLogitRows) {
           const int count = std::min(kLogitRows, rows - first);
           const TensorView view =
               transformer.logits(stream, std::span(wanted).subspan(size_t(first), size_t(count)));
-          if (cpu::cpu_stream(stream).index() == 0) {
-            for (int i = 0; i < count; ++i) {
-              std::copy_n(view.row<float>(i), view.cols,
-                          out[size_t(begin + first + i)].begin() + plan.vocabulary.begin);
-            }
+          const TensorView copy =
+              TensorView::matrix(picked.data(), DType::kFloat32, count, view.cols);
+          backend.copy(stream, view, copy);
+          cpu::CpuStream& team = stream.host();
+          for (int i = 0; team.index() == 0 && i < count; ++i) {
+            std::copy_n(copy.row<float>(i), view.cols,
+                        out[size_t(begin + first + i)].begin() + plan.vocabulary.begin);
           }
-          cpu::cpu_stream(stream).barrier();
+          team.barrier();
         }
       });
     }
