@@ -29,8 +29,8 @@ void add_model_flags(CLI::App& app, CommonFlags& common) {
              "Hugging Face directory: config.json, safetensors, tokenizer.json");
   group.choice("--load-format", engine.load_format, {"auto", "dummy"},
                "dummy: random weights from config.json alone, to measure speed");
-  group.choice("--dtype", engine.dtype, {"auto", "float32", "bfloat16"},
-               "weights in memory (auto: as the device does best)");
+  group.choice("--dtype", engine.dtype, {"auto", "float32", "bfloat16", "float16"},
+               "weights in memory (auto: as the device does best; float16: GPUs only)");
   group.integer("--max-model-len", engine.max_model_len, 1, kMaxInt,
                 "context in tokens (default: the model's)");
   group.choice("--generation-config", common.generation_config, {"auto", "none"},
@@ -44,7 +44,8 @@ void add_place_flags(CLI::App& app, CommonFlags& common) {
                 "ranks (or threads, alone) that share one copy of the model (default: 1 alone,\n"
                 "all that fit under mpirun / srun)");
   group.integer("--replicas", engine.replicas, 1, 4096, "copies of the model (default: 1)");
-  group.choice("--device", engine.device, {"auto", "cpu", "cuda"}, "(default: auto)");
+  group.choice("--device", engine.device, {"auto", "cpu", "cuda"},
+               "what shards compute on (default: auto, a GPU if there is one for this build)");
   group.integer("--threads", engine.threads, 0, 4096,
                 "CPU threads of a process (default: 0, all its cores)");
   group.choice("--cpu-isa", engine.cpu_isa, {"auto", "portable", "avx2", "avx512-bf16", "amx-bf16"},

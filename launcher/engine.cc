@@ -246,8 +246,10 @@ void RunningEngine::start_drafter(const DrafterSpec& spec) {
     CoordinatorHost& host = *coordinators_[r];
     const uint32_t seen = host.signals().drafters_seen.load();
     DraftContext context = setup_.draft_context();
-    // Two teams of threads on the same cores would get in each other's way.
-    if (info_.tp == 1 && info_.replicas == 1) {
+    // Two teams of threads on the same cores would get in each other's way. Beside a GPU the cores
+    // are the drafter's own.
+    const bool on_cpu = setup_.device == ShardDevice::kCpu;
+    if (on_cpu && info_.tp == 1 && info_.replicas == 1) {
       context.make_backend = [&host] { return host.wait_ready().shard_backend->sibling(); };
     }
     drafters_.push_back(
@@ -280,6 +282,11 @@ void RunningEngine::use_drafter(const DrafterSpec& spec) {
 }
 
 FloorReport RunningEngine::measure_floor(std::span<const int> row_counts) {
+  if (setup_.device != ShardDevice::kCpu) {
+    throw_error(ErrorKind::kUsage,
+                "the floor of a pass is measured on CPUs only: leave --floor out, or take --device "
+                "cpu");
+  }
   return convoke::measure_floor(*this, setup_, row_counts);
 }
 

@@ -22,7 +22,7 @@ namespace convoke {
 struct EngineOptions {
   std::filesystem::path model;
   std::string load_format = "auto";  ///< auto | dummy
-  std::string dtype = "auto";        ///< auto | float32 | bfloat16
+  std::string dtype = "auto";        ///< auto | float32 | bfloat16 | float16
   std::string device = "auto";       ///< auto | cpu | cuda
   std::string cpu_isa = "auto";
   int threads = 0;  ///< per process; 0 = all cores

@@ -94,7 +94,7 @@ void read_sizes(const InspectOptions& options, Inspection& found) {
   for (int tp = 1; tp <= groups; tp *= 2) {
     try {
       make_shard_plan(extents, tp, 0);
-      found.sizes.push_back(rank_memory(*found.config, tp));
+      found.sizes.push_back(rank_memory(*found.config, tp, found.config->auto_dtype()));
     } catch (const Error&) {  // does not divide: not a possible size
     }
   }
@@ -287,8 +287,8 @@ void print_text(const Inspection& found, std::ostream& out, std::ostream& err) {
 
 }  // namespace
 
-RankMemory rank_memory(const ModelConfig& config, int tp) {
-  const auto element = static_cast<int64_t>(dtype_size(config.auto_dtype()));
+RankMemory rank_memory(const ModelConfig& config, int tp, DType dtype) {
+  const auto element = static_cast<int64_t>(dtype_size(dtype));
   const auto stored = static_cast<int64_t>(dtype_size(config.checkpoint_dtype));
   RankMemory largest;
   largest.tp = tp;

@@ -22,7 +22,7 @@ struct InspectOptions {
   std::filesystem::path model;  ///< of a drafter: the target to check it against; empty = none
 };
 
-/// What the largest of `tp` ranks holds, with --dtype auto.
+/// What the largest of `tp` ranks holds.
 struct RankMemory {
   int tp = 1;
   int64_t packed_bytes = 0;        ///< matrices, norms and biases, in the backend's memory
@@ -30,7 +30,8 @@ struct RankMemory {
   int64_t kv_bytes_per_token = 0;  ///< keys and values of all layers
 };
 
-RankMemory rank_memory(const ModelConfig& config, int tp);
+/// With weights, keys and values of type `dtype`.
+RankMemory rank_memory(const ModelConfig& config, int tp, DType dtype);
 
 struct Inspection {
   std::string directory;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "kernels/check.h"
 
@@ -142,7 +143,8 @@ ReplicaSetup JobMember::agree_on_setup(const EngineOptions& options) {
   const bool shard = role().kind == Role::Kind::kShard;
   try {
     if (shard) {
-      setup = prepare_replica(options, roles_.tp, int(job_->shared_host_ranks().size()));
+      setup = prepare_replica(options, roles_.tp, int(job_->shared_host_ranks().size()),
+                              shards_before_on_host());
     } else {
       setup.options = options;
       setup.config = ModelConfig::load(options.model);
@@ -152,15 +154,32 @@ ReplicaSetup JobMember::agree_on_setup(const EngineOptions& options) {
   }
   setup.drafter_has_rank = roles_.drafter_ranks();
   nlohmann::json mine = nlohmann::json::object();
-  if (shard && error.empty()) mine = {{"isa", int(setup.isa)}, {"blocks", setup.kv_blocks}};
+  if (shard && error.empty()) {
+    mine = {{"isa", int(setup.isa)}, {"blocks", setup.kv_blocks}, {"device", int(setup.device)}};
+  }
+  std::optional<nlohmann::json> first;
   for (const std::string& text : exchange(mine.dump(), error)) {
     const auto other = nlohmann::json::parse(text);
-    if (!other.contains("isa") || !shard) continue;
+    if (!other.contains("isa")) continue;
+    if (!first) first = other;
+    if (other.at("device") != first->at("device")) {
+      agreed_to_fail_ = true;  // every rank, drafters' too, finds it here
+      throw_error(ErrorKind::kUsage,
+                  "some ranks of this job have a GPU and some have not: say --device cpu, or start "
+                  "shards only where there are GPUs");
+    }
+    if (!shard) continue;
     // The lowest common instruction set: a job's bits must not depend on the host.
     setup.isa = std::min(setup.isa, cpu::Isa(other.at("isa").get<int>()));
     setup.kv_blocks = std::min(setup.kv_blocks, other.at("blocks").get<int32_t>());
   }
   return setup;
+}
+
+int JobMember::shards_before_on_host() const {
+  return int(std::ranges::count_if(job_->shared_host_ranks(), [this](int other) {
+    return other < rank() && roles_.ranks[size_t(other)].kind == Role::Kind::kShard;
+  }));
 }
 
 std::unique_ptr<Communicator> JobMember::make_communicator(const ReplicaSetup& setup) {

@@ -57,6 +57,8 @@ class JobMember {
   std::vector<std::string> coordinator_endpoints() const;
 
  private:
+  /// Shard ranks on this host that come before this one: as many GPUs are theirs.
+  int shards_before_on_host() const;
   std::string outside_endpoint() const;
   JobMember(std::unique_ptr<Job> job, Roles roles)
       : job_(std::move(job)), roles_(std::move(roles)) {}

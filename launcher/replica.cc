@@ -8,6 +8,8 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "launcher/inspect.h"
+#include "parallel/staged_communicator.h"
 #include "runtime/picker.h"
 
 namespace convoke {
@@ -15,6 +17,10 @@ namespace {
 
 // Of the memory that is free when a job starts, what its key/value cache may take unless told.
 constexpr double kCacheShare = 0.4;
+// Of a GPU's free memory, what a job takes; and how much of that is left for activations, work
+// space and a matrix on its way to being packed.
+constexpr double kDeviceShare = 0.92;
+constexpr int64_t kDeviceSpare = int64_t{1} << 30;
 
 cpu::Isa choose_isa(const std::string& flag) {
   const cpu::Isa best = cpu::best_isa();
@@ -25,14 +31,6 @@ cpu::Isa choose_isa(const std::string& flag) {
                 cpu::isa_name(best));
   }
   return wanted;
-}
-
-void check_device(const std::string& device) {
-  if (device == "auto" || device == "cpu") return;
-  if (device == "cuda") {
-    throw_error(ErrorKind::kUsage, "--device cuda: this build has no CUDA backend; use cpu");
-  }
-  throw_error(ErrorKind::kUsage, "--device '{}': expected auto or cpu", device);
 }
 
 int context_length(const EngineOptions& options, const ModelConfig& config) {
@@ -50,7 +48,18 @@ int64_t kv_bytes_per_token(const ReplicaSetup& setup) {
   return 2 * c.layers * heads * c.head_dim * int64_t(dtype_size(setup.dtype)) / setup.tp;
 }
 
-int32_t choose_blocks(const ReplicaSetup& setup, int shards_in_process) {
+/// Tokens whose keys and values the memory of every shard has room for.
+int64_t affordable_tokens(const ReplicaSetup& setup, int shards_on_host) {
+  const int64_t of_token = kv_bytes_per_token(setup);
+  if (setup.device == ShardDevice::kCpu) {
+    return int64_t(double(available_memory()) * kCacheShare) / (of_token * shards_on_host);
+  }
+  const RankMemory weights = rank_memory(setup.config, setup.tp, setup.dtype);
+  const double free = double(free_device_memory(setup.first_device)) * kDeviceShare;
+  return (int64_t(free) - weights.packed_bytes - weights.mapped_bytes - kDeviceSpare) / of_token;
+}
+
+int32_t choose_blocks(const ReplicaSetup& setup, int shards_on_host) {
   const EngineOptions& o = setup.options;
   if (o.kv_cache_tokens < 0) {
     throw_error(ErrorKind::kUsage, "--kv-cache-tokens {}: must not be negative", o.kv_cache_tokens);
@@ -59,14 +68,13 @@ int32_t choose_blocks(const ReplicaSetup& setup, int shards_in_process) {
   // Room for every sequence at full length with a tree, if memory allows; else what it allows.
   const int64_t wanted =
       int64_t(o.max_num_seqs) * (setup.max_model_len + int64_t(o.drafter.limits.max_nodes));
-  const int64_t affordable = int64_t(double(available_memory()) * kCacheShare) /
-                             (kv_bytes_per_token(setup) * shards_in_process);
-  const int64_t tokens = std::min(wanted, affordable);
+  const int64_t tokens = std::min(wanted, affordable_tokens(setup, shards_on_host));
   if (tokens < setup.max_model_len) {
     throw_error(ErrorKind::kResource,
-                "the free memory holds keys and values of {} tokens, less than one sequence of {}: "
-                "lower --max-model-len or set --kv-cache-tokens",
-                tokens, setup.max_model_len);
+                "the free memory{} holds keys and values of {} tokens, less than one sequence of "
+                "{}: lower --max-model-len or set --kv-cache-tokens",
+                setup.device == ShardDevice::kCpu ? "" : " of the GPU, beside the weights,",
+                std::max<int64_t>(tokens, 0), setup.max_model_len);
   }
   return blocks_for(tokens) + o.max_num_seqs;  // a partly filled block per sequence
 }
@@ -85,6 +93,14 @@ void check_limits(const EngineOptions& o) {
   }
   if (o.threads < 0)
     throw_error(ErrorKind::kUsage, "--threads {}: must not be negative", o.threads);
+}
+
+/// GPUs exchange what they have through the host's memory.
+std::unique_ptr<Communicator> for_backend(Backend& backend,
+                                          std::unique_ptr<Communicator> communicator,
+                                          const ReplicaSetup& setup) {
+  if (backend.shares_host_memory() || communicator->size() == 1) return communicator;
+  return make_staged_communicator(backend, std::move(communicator), setup.communicator_options());
 }
 
 std::shared_ptr<const TensorSource> open_source(const EngineOptions& options,
@@ -133,7 +149,8 @@ DraftContext ReplicaSetup::draft_context() const {
   return {.vocabulary = config.vocabulary,
           .model = options.model,
           .load_format = options.load_format,
-          .dtype = options.dtype,
+          // Drafters compute on the CPU, which has no float16.
+          .dtype = options.dtype == "float16" ? "auto" : options.dtype,
           .cpu_isa = options.cpu_isa,
           .threads = options.threads,
           .max_sequences = options.max_num_seqs,
@@ -157,30 +174,32 @@ CommunicatorOptions ReplicaSetup::communicator_options() const {
           .gather_capacity = gather_capacity(config.vocabulary, tp)};
 }
 
-ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_in_process) {
+ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_on_host,
+                             int first_device) {
   ReplicaSetup setup;
   check_limits(options);
-  check_device(options.device);
   setup.options = options;
+  setup.device = choose_device(options.device);
+  setup.first_device = first_device;
   setup.config = ModelConfig::load(options.model);
   setup.tp = tp;
   make_shard_plan(setup.config.extents(), tp, 0);  // throws if tp does not divide the model
-  setup.dtype = weight_dtype(options.dtype, setup.config);
+  setup.dtype = weight_dtype(options.dtype, setup.config, setup.device == ShardDevice::kCuda);
   setup.isa = choose_isa(options.cpu_isa);
   setup.max_model_len = context_length(options, setup.config);
   setup.draft_setup->set(make_draft_support(options.drafter, setup.config));
   setup.source = open_source(options, setup.config);
   const int threads = options.threads == 0 ? usable_cpus() : options.threads;
-  setup.threads = std::max(1, threads / shards_in_process);
-  setup.kv_blocks = choose_blocks(setup, shards_in_process);
+  setup.threads = std::max(1, threads / shards_on_host);
+  setup.kv_blocks = choose_blocks(setup, shards_on_host);
   return setup;
 }
 
 ShardRank::ShardRank(const ReplicaSetup& setup, std::unique_ptr<Communicator> communicator)
     : config_(setup.config),
       plan_(make_shard_plan(config_.extents(), communicator->size(), communicator->rank())),
-      backend_(cpu::make_cpu_backend({.threads = setup.threads, .isa = setup.isa})),
-      communicator_(std::move(communicator)),
+      backend_(setup.make_shard_backend()),
+      communicator_(for_backend(*backend_, std::move(communicator), setup)),
       weights_(load_weights(
           *backend_, config_, plan_,
           setup.source != nullptr ? setup.source : std::make_shared<const DummySource>(config_),

@@ -1,12 +1,15 @@
 // What one tensor-parallel rank of a replica is made of, and how big everything is.
 #pragma once
 
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/engine.h"
+#include "launcher/shard_device.h"
 #include "parallel/communicator.h"
 #include "runtime/draft_setup.h"
 #include "runtime/model_config.h"
@@ -25,7 +28,14 @@ struct ReplicaSetup {
   /// shard makes for itself.
   std::shared_ptr<const TensorSource> source;
   DType dtype = DType::kBFloat16;
+  ShardDevice device = ShardDevice::kCpu;
   cpu::Isa isa = cpu::Isa::kPortable;
+  /// GPUs: every shard of this process takes the next one of its host, from the first that is left
+  /// to the process.
+  int first_device = 0;
+  std::shared_ptr<std::atomic<int>> next_device = std::make_shared<std::atomic<int>>(0);
+  /// Not empty: makes the shards' backends instead (for tests).
+  std::function<std::unique_ptr<Backend>()> make_backend;
   int tp = 1;
   int threads = 1;  ///< per shard, on this host
   int max_model_len = 0;
@@ -33,6 +43,8 @@ struct ReplicaSetup {
   bool drafter_has_rank = false;
   std::shared_ptr<DraftSetup> draft_setup = std::make_shared<DraftSetup>();
 
+  /// A shard's backend, on a device of its own if it is a GPU.
+  std::unique_ptr<Backend> make_shard_backend() const;
   DraftContext draft_context() const;
   ShardLimits shard_limits() const;
   SchedulerOptions scheduler_options() const;
@@ -40,9 +52,11 @@ struct ReplicaSetup {
   int64_t kv_cache_tokens() const { return int64_t(kv_blocks) * kKvBlockSize; }
 };
 
-/// Reads and checks the model directory and the flags. `available_bytes` is the memory that the
-/// caches of all ranks of this process may share. Throws Error naming flag, file or tensor.
-ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_in_process);
+/// Reads and checks the model directory and the flags. The shards of this host share its free
+/// memory; on GPUs each has a device, this process's the ones from `first_device` on. Throws Error
+/// naming flag, file or tensor.
+ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_on_host,
+                             int first_device = 0);
 
 /// CPUs this process may use.
 int usable_cpus();

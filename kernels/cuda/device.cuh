@@ -172,12 +172,17 @@ inline uint4 load_streaming(const uint4* from) {
 }
 inline void prefetch(const void*) {}
 
-/// Runs a kernel: launch(stream, shape, kernel<...>, arguments...).
+/// Runs a kernel: launch(stream, shape, kernel<...>, arguments...). On an emulated stream it runs
+/// when somebody waits for the stream, and may see device memory only; without one, at once.
 template <typename... Params, typename... Args>
-void launch(const CudaStream&, const LaunchShape& shape, void (*kernel)(Params...), Args... args) {
-  const unsigned cluster = unsigned(shape.cluster);
-  ::convoke::emulation::launch({shape.grid, shape.block, shape.shared_bytes, cluster}, kernel,
-                               args...);
+void launch(const CudaStream& stream, const LaunchShape& shape, void (*kernel)(Params...),
+            Args... args) {
+  const ::convoke::emulation::Shape emulated = {shape.grid, shape.block, shape.shared_bytes,
+                                                unsigned(shape.cluster)};
+  if (stream.handle == nullptr) return ::convoke::emulation::launch(emulated, kernel, args...);
+  (::convoke::emulation::check_argument(args), ...);
+  ::convoke::emulation::enqueue(stream.handle,
+                                [=] { ::convoke::emulation::launch(emulated, kernel, args...); });
 }
 
 #else
@@ -272,16 +277,19 @@ __device__ __forceinline__ uint4 load_streaming(const uint4* from) {
   return v;
 }
 
-/// Throws Error(kResource) that names what failed.
-void check_cuda(cudaError_t code, const char* what);
+/// Throws Error(kResource) that names the call, the device and what to do (device_runtime.cu).
+void check_cuda(cudaError_t code, const std::string& what);
 
 template <typename... Params, typename... Args>
 void launch(const CudaStream& stream, const LaunchShape& shape, void (*kernel)(Params...),
             Args... args) {
   if (shape.shared_bytes > kPlainSharedBytes) {
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    int(shape.shared_bytes)),
-               "asking for shared memory");
+    const cudaError_t code = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes));
+    if (code != cudaSuccess) {
+      check_cuda(code, fmt::format("cudaFuncSetAttribute ({} bytes of shared memory)",
+                                   shape.shared_bytes));
+    }
   }
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -294,8 +302,12 @@ void launch(const CudaStream& stream, const LaunchShape& shape, void (*kernel)(P
   config.stream = stream.handle;
   config.attrs = &attribute;
   config.numAttrs = shape.cluster > 1 ? 1 : 0;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...),
-             "launching a kernel");
+  const cudaError_t code = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  if (code != cudaSuccess) {
+    check_cuda(code,
+               fmt::format("cudaLaunchKernelEx (grid {} x {} x {}, {} threads, cluster {})",
+                           shape.grid.x, shape.grid.y, shape.grid.z, shape.block.x, shape.cluster));
+  }
 }
 
 #endif

@@ -39,9 +39,9 @@ struct Matrix {
   }
 };
 
-template <typename T>
+template <typename T, typename Lookahead>
 __global__ void embed_kernel(const int32_t* tokens, Matrix<const T> table, int32_t first_token,
-                             Matrix<const T> lookahead, Matrix<float> x) {
+                             Matrix<const Lookahead> lookahead, Matrix<float> x) {
   for_elements(x.rows, x.columns, [&](int64_t row, int64_t column) {
     const int64_t token = tokens[row];
     const int64_t place = token < 0 ? -1 - token : token - first_token;
@@ -90,14 +90,15 @@ void embed(const CudaStream& stream, const EmbedArgs& args) {
   CONVOKE_CHECK_EQ(args.x.rows, int64_t(args.tokens.size()));
   CONVOKE_CHECK(args.table.rows == 0 || args.table.cols == args.x.cols);
   CONVOKE_CHECK(args.lookahead.rows == 0 || args.lookahead.cols == args.x.cols);
-  const TensorView& typed = args.table.rows > 0 ? args.table : args.lookahead;
-  CONVOKE_CHECK(args.lookahead.rows == 0 || args.lookahead.dtype == typed.dtype);
   if (empty(args.x)) return;
-  with_element(typed.dtype, [&](auto element) {
-    using T = decltype(element);
-    launch(stream, over(args.x.rows, args.x.cols), embed_kernel<T>, args.tokens.data(),
-           Matrix<const T>(args.table), args.first_token, Matrix<const T>(args.lookahead),
-           Matrix<float>(args.x));
+  with_element(args.table.dtype, [&](auto element) {
+    with_element(args.lookahead.dtype, [&](auto lookahead_element) {
+      using T = decltype(element);
+      using Lookahead = decltype(lookahead_element);
+      launch(stream, over(args.x.rows, args.x.cols), embed_kernel<T, Lookahead>, args.tokens.data(),
+             Matrix<const T>(args.table), args.first_token, Matrix<const Lookahead>(args.lookahead),
+             Matrix<float>(args.x));
+    });
   });
 }
 

@@ -101,13 +101,13 @@ TEST(Inspect, EveryGoldenModelIsShownAndLacksOnlyATokenizer) {
 
 TEST(Inspect, RanksTogetherHoldTheModel) {
   const ModelConfig config = ModelConfig::load(kDemo);
-  const RankMemory one = rank_memory(config, 1);
+  const RankMemory one = rank_memory(config, 1, DType::kBFloat16);
   // Tied: the head is packed, the embedding stays mapped. Norms take 4 bytes.
   const int64_t norms = (2 * 10 + 1) * 512;
   EXPECT_EQ(one.packed_bytes, (config.parameter_count() - norms) * 2 + norms * 4);
   EXPECT_EQ(one.mapped_bytes, 4096 * 512 * 2);
   for (const int tp : {2, 4}) {
-    const RankMemory part = rank_memory(config, tp);
+    const RankMemory part = rank_memory(config, tp, DType::kBFloat16);
     EXPECT_EQ(part.packed_bytes, (one.packed_bytes - norms * 4) / tp + norms * 4);
     EXPECT_EQ(part.mapped_bytes * tp, one.mapped_bytes);
     EXPECT_EQ(part.kv_bytes_per_token * tp, one.kv_bytes_per_token);
@@ -122,7 +122,7 @@ TEST(Inspect, HalfPrecisionRunsInFloat32) {
 }
 
 TEST(Inspect, TokensThatFit) {
-  const RankMemory one = rank_memory(ModelConfig::load(kDemo), 1);
+  const RankMemory one = rank_memory(ModelConfig::load(kDemo), 1, DType::kBFloat16);
   const int64_t weights = one.packed_bytes + one.mapped_bytes;
   const auto fit = [](int64_t free, int tp) {
     return inspect_model({kDemo, tp, false}, free).tokens_that_fit();

@@ -20,6 +20,7 @@ struct TestReplica::Rank {
 TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape& shape) {
   EngineOptions options;
   options.model = model;
+  options.device = "cpu";
   options.cpu_isa = shape.isa;
   options.load_format = shape.load_format;
   options.dtype = shape.dtype;
@@ -30,6 +31,10 @@ TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape&
   options.kv_cache_tokens = shape.kv_cache_tokens;
   options.drafter.limits.max_nodes = 32;
   setup_ = prepare_replica(options, shape.tp, shape.tp);
+  if (shape.make_backend) {
+    setup_.make_backend = shape.make_backend;
+    setup_.dtype = shape.storage;
+  }
   setup_.draft_setup->set(support_of(shape));
   auto communicators = make_thread_communicators(shape.tp, setup_.communicator_options());
   ranks_.resize(size_t(shape.tp));

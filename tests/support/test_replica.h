@@ -27,6 +27,9 @@ struct ReplicaShape {
   FeatureSpec features;
   /// Look-ahead embedding i is that of this vocabulary token.
   std::vector<int32_t> lookahead_tokens;
+  /// Not empty: what shards compute on instead of the CPU, in weights of `storage`.
+  std::function<std::unique_ptr<Backend>()> make_backend;
+  DType storage = DType::kBFloat16;
 };
 
 /// What a request produced; equal outcomes are equal to the bit.

@@ -21,7 +21,9 @@ TEST(CudaElementwise, EmbedsAsTheCpuDoes) {
     for (const int32_t first : {0, 40}) {
       for (const int64_t columns : {1, 300}) {
         Normal normal(1);
-        GuardedMatrix table(dtype, 50, columns, 3), lookahead(dtype, 4, columns, 1);
+        // Look-ahead embeddings are float32 whatever the table is, or have its type.
+        GuardedMatrix table(dtype, 50, columns, 3);
+        GuardedMatrix lookahead(first == 0 ? DType::kFloat32 : dtype, 4, columns, 1);
         table.fill(normal), lookahead.fill(normal);
         cpu::store(table.view(), 1, 0, -0.0f);
         const std::vector<int32_t> tokens = {1, 49, -1, 39, 40, 89, 90, -4, 2000000000, 0};

@@ -12,8 +12,8 @@
 // and the order in which threads run can be turned round or shuffled, so a missing barrier shows as
 // a result that depends on the order.
 //
-// A kernel runs to its end inside launch(): streams are in order by nature. One kernel at a time in
-// a process.
+// A kernel that is launched without a stream runs to its end inside launch(), one at a time in a
+// process. On a stream of an emulated device (device.h) it runs when somebody waits for the stream.
 #pragma once
 
 #define CONVOKE_CUDA_EMULATION 1
@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <source_location>
 #include <utility>
 
@@ -30,6 +31,8 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+
+struct CUstream_st;
 
 struct dim3 {
   unsigned x, y, z;
@@ -85,6 +88,21 @@ void launch(const Shape& shape, void (*kernel)(Params...), Args... args) {
   auto call = [&] { kernel(static_cast<Params>(args)...); };
   run_grid(
       shape, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
+}
+
+/// Of emulated devices (device.cc): puts work on a stream; ends the process if an argument of a
+/// kernel holds an address in host memory.
+void enqueue(CUstream_st* stream, std::function<void()> work);
+void check_argument_words(const void* argument, size_t bytes);
+
+template <typename T>
+void check_argument(T& argument) {
+#if __has_builtin(__builtin_clear_padding)
+  __builtin_clear_padding(&argument);  // where addresses of another time may stand
+  check_argument_words(&argument, sizeof argument);
+#else
+  (void)argument;
+#endif
 }
 
 using Place = std::source_location;

@@ -1,0 +1,274 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/pass_staging.h"
+
+namespace convoke::cuda {
+namespace {
+
+/// A matrix with its memory.
+class OwnedMatrix final : public CudaPackedMatrix {
+ public:
+  OwnedMatrix(const MatrixLayout& layout, DeviceBuffer memory)
+      : CudaPackedMatrix(layout, memory.data()), memory_(std::move(memory)) {}
+
+ private:
+  DeviceBuffer memory_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(const CudaOptions& options, DeviceInfo info)
+      : device_(options.device), options_(options), info_(std::move(info)) {
+    select_device(device_);
+    queue_.handle = create_stream();
+    queue_.clusters = info_.major >= 9;
+  }
+  ~CudaBackend() override { destroy_stream(queue_.handle); }
+
+  std::string describe() const override {
+    return fmt::format("cuda ({}, device {})", info_.name, device_);
+  }
+  std::unique_ptr<Backend> sibling() override {
+    auto other = std::make_unique<CudaBackend>(options_, info_);
+    other->layouts_ = layouts_;
+    return other;
+  }
+  bool shares_host_memory() const override { return false; }
+  std::unique_ptr<Buffer> allocate(size_t bytes) override {
+    select_device(device_);
+    return std::make_unique<DeviceBuffer>(bytes, "weights, activations or the cache");
+  }
+  std::unique_ptr<Buffer> allocate_host(size_t bytes) override {
+    select_device(device_);
+    return std::make_unique<PinnedBuffer>(bytes, "copies from and to the device");
+  }
+  std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override;
+  size_t kv_block_bytes(const KvShape& shape) const override { return cuda::kv_block_bytes(shape); }
+  void reserve(const PassLimits& limits) override;
+
+  using Backend::run;
+  void run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) override;
+
+  void copy(Stream&, const TensorView& from, const TensorView& to) override;
+  void embed(Stream&, const EmbedArgs& args) override {
+    EmbedArgs on_device = args;
+    on_device.tokens = staging_.on_device(args.tokens);
+    cuda::embed(queue_, on_device);
+  }
+  void rms_norm(Stream&, const RmsNormArgs& args) override {
+    RmsNormArgs on_device = args;
+    on_device.gather = staging_.on_device(args.gather);
+    cuda::rms_norm(queue_, on_device);
+  }
+  void matmul(Stream&, const MatmulArgs& args) override { cuda::matmul(queue_, args, workspace()); }
+  void rope_append(Stream&, const RopeAppendArgs& args) override {
+    staging_.turns(args.batch);  // it is the announced one
+    RopeAppendArgs on_device = args;
+    on_device.batch = &staging_.batch();
+    cuda::rope_append(queue_, on_device);
+  }
+  void attention(Stream&, const AttentionArgs& args) override;
+  void rope_attention(Stream& stream, const RopeAppendArgs& rope,
+                      const AttentionArgs& args) override {
+    rope_append(stream, rope);
+    attention(stream, args);
+  }
+  void silu_mul(Stream&, const SiluMulArgs& args) override { cuda::silu_mul(queue_, args); }
+  void add_bias(Stream&, const TensorView& x, const float* bias) override {
+    cuda::add_bias(queue_, x, bias);
+  }
+  void fill_zero(Stream&, const TensorView& x) override { cuda::fill_zero(queue_, x); }
+  void convert(Stream&, const TensorView& x, const TensorView& y) override {
+    cuda::convert(queue_, x, y);
+  }
+  void move_kv(Stream&, std::span<const KvLayer> layers, std::span<const KvMove> moves) override {
+    if (layers.empty() || moves.empty()) return;
+    cuda::move_kv(queue_, staging_.on_device(layers), layers[0].shape, staging_.on_device(moves));
+  }
+  void pick_slice(Stream&, const PickSliceArgs& args) override {
+    PickSliceArgs on_device = args;
+    on_device.params = staging_.on_device(args.params);
+    on_device.picks = results_.place(args.picks);
+    cuda::pick_slice(queue_, on_device, workspace());
+  }
+  void pick_full(Stream&, const PickFullArgs& args) override;
+  void rank(Stream&, const RankArgs& args) override {
+    RankArgs on_device = args;
+    on_device.params = staging_.on_device(args.params);
+    on_device.ranked = results_.place(args.ranked);
+    cuda::rank(queue_, on_device);
+  }
+
+ private:
+  /// What a program sees.
+  class ProgramStream final : public Stream {
+   public:
+    explicit ProgramStream(CudaBackend& backend) : backend_(backend) {}
+    cpu::CpuStream& host() override {
+      backend_.finish();
+      return team_;
+    }
+    bool leads() const override { return true; }
+
+   private:
+    CudaBackend& backend_;
+    cpu::LoneStream team_;
+  };
+
+  Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
+  void finish();
+  void abandon() noexcept;
+
+  const int device_;
+  const CudaOptions options_;
+  const DeviceInfo info_;
+  CudaStream queue_;
+  std::vector<MatrixLayout> layouts_;  ///< of the matrices packed so far
+  DeviceBuffer workspace_;
+  PassStaging staging_;
+  PassResults results_;
+};
+
+std::unique_ptr<PackedMatrix> CudaBackend::pack(const MatrixSource& source) {
+  select_device(device_);
+  const MatrixLayout layout = matrix_layout(source);
+  auto matrix = std::make_unique<OwnedMatrix>(layout, DeviceBuffer(layout.bytes(), "weights"));
+  MatrixSource on_device = source;
+  std::vector<DeviceBuffer> copies;
+  for (TensorView& part : on_device.parts) {
+    const size_t element = dtype_size(part.dtype), row_bytes = size_t(part.cols) * element;
+    const DeviceBuffer& copy = copies.emplace_back(size_t(part.rows) * row_bytes,
+                                                   "a weight matrix on its way to being packed");
+    enqueue_copy(queue_.handle, copy.data(), row_bytes, part.data,
+                 size_t(part.row_stride) * element, row_bytes, size_t(part.rows));
+    part = TensorView::matrix(copy.data(), part.dtype, part.rows, part.cols);
+  }
+  cuda::pack(queue_, on_device, *matrix);
+  synchronise(queue_.handle);
+  layouts_.push_back(layout);
+  return matrix;
+}
+
+void CudaBackend::reserve(const PassLimits& limits) {
+  select_device(device_);
+  if (limits.head_dim % 8 != 0 || limits.head_dim > kMaxHeadDim) {
+    throw_error(ErrorKind::kModel,
+                "config.json: heads of {} elements: the CUDA kernels take multiples of 8 up to {}; "
+                "run with --device cpu",
+                limits.head_dim, kMaxHeadDim);
+  }
+  const int heads = limits.heads, width = limits.head_dim;
+  const size_t of_row = attention_workspace_bytes(1, heads, width, limits.positions);
+  const size_t attention =
+      std::min(size_t(limits.rows) * of_row, std::max(of_row, options_.attention_workspace));
+  size_t bytes = attention;
+  bytes = std::max(bytes, pick_workspace_bytes(limits.logit_rows, limits.vocabulary));
+  for (const MatrixLayout& layout : layouts_) {
+    bytes = std::max(bytes, matmul_workspace_bytes(queue_, layout, limits.rows, true));
+  }
+  if (bytes > workspace_.bytes()) workspace_ = DeviceBuffer(bytes, "work space");
+  staging_.reserve(limits, attention);
+  results_.ensure(PassResults::bytes_for(size_t(limits.rows)));
+}
+
+void CudaBackend::run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) {
+  select_device(device_);
+  staging_.begin(queue_, arrays);
+  results_.ensure(PassResults::bytes_for(arrays.picks[0].size() + arrays.picks[1].size()));
+  ProgramStream stream(*this);
+  try {
+    program(stream);
+    finish();
+  } catch (...) {
+    abandon();
+    throw;
+  }
+}
+
+/// Waits for what was enqueued, and hands out what it gave.
+void CudaBackend::finish() {
+  results_.read_back(queue_);
+  synchronise(queue_.handle);
+  results_.deliver();
+}
+
+/// After an error: nothing that the host may now change or free is still being read.
+void CudaBackend::abandon() noexcept {
+  try {
+    synchronise(queue_.handle);
+  } catch (const Error&) {
+    // The error that led here says more.
+  }
+  results_.drop();
+}
+
+void CudaBackend::copy(Stream&, const TensorView& from, const TensorView& to) {
+  CONVOKE_CHECK(from.dtype == to.dtype && from.rows == to.rows && from.cols == to.cols);
+  const size_t element = dtype_size(from.dtype);
+  enqueue_copy(queue_.handle, to.data, size_t(to.row_stride) * element, from.data,
+               size_t(from.row_stride) * element, size_t(from.cols) * element, size_t(from.rows));
+}
+
+void CudaBackend::attention(Stream&, const AttentionArgs& args) {
+  for (const AttentionTurn& turn : staging_.turns(args.batch)) {
+    const int end = turn.first_row + turn.batch.rows;
+    AttentionArgs part = args;
+    part.batch = &turn.batch;
+    part.qkv = args.qkv.row_range(turn.first_row, end);
+    part.y = args.y.row_range(turn.first_row, end);
+    cuda::attention(queue_, part, turn.plan, workspace());
+  }
+}
+
+void CudaBackend::pick_full(Stream&, const PickFullArgs& args) {
+  PickFullWants wants{.filters = false, .logprobs = false};
+  for (const PickRow& row : args.params) {
+    wants.filters |= row.temperature > 0 && (row.top_k > 0 || row.top_p < 1.0f || row.min_p > 0);
+    wants.logprobs |= row.logprobs >= 0;
+  }
+  PickFullArgs on_device = args;
+  on_device.params = staging_.on_device(args.params);
+  on_device.picks = results_.place(args.picks);
+  on_device.logprobs = results_.place(args.logprobs);
+  cuda::pick_full(queue_, on_device, wants, workspace());
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  std::string why;
+  const int count = device_count(&why);
+  if (count == 0) {
+    throw_error(ErrorKind::kResource,
+                "no CUDA device can be used{}{}: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or "
+                "run with --device cpu",
+                why.empty() ? "" : ": ", why);
+  }
+  if (options.device < 0 || options.device >= count) {
+    throw_error(ErrorKind::kResource,
+                "CUDA device {} does not exist, there are {}: start no more shards on a host than "
+                "it has devices, or let CUDA_VISIBLE_DEVICES name more",
+                options.device, count);
+  }
+  DeviceInfo info = device_info(options.device);
+  if (info.major < 8) {
+    throw_error(ErrorKind::kResource,
+                "CUDA device {} ({}) has compute capability {}.{}, the kernels need 8.0 or later: "
+                "run with --device cpu",
+                options.device, info.name, info.major, info.minor);
+  }
+  return std::make_unique<CudaBackend>(options, std::move(info));
+}
+
+size_t free_memory(int device) {
+  return device_info(device).free_bytes;
+}
+
+}  // namespace convoke::cuda

@@ -1,0 +1,48 @@
+// What the host side of kernels/cuda uses of the machine: memory, streams, copies. Implemented by
+// device_runtime.cu over the CUDA runtime, and by the emulation (tests/support/cuda_emulation) for
+// tests without a GPU, as device.cuh is for kernels.
+//
+// Calls go to the device that the calling thread selected last. What fails throws Error(kResource)
+// that names the CUDA call, the device, CUDA's reason and what to do about it.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "kernels/cuda/stream.h"
+
+namespace convoke::cuda {
+
+struct DeviceInfo {
+  std::string name;          ///< "NVIDIA H100 80GB HBM3"
+  int major = 0, minor = 0;  ///< compute capability
+  size_t total_bytes = 0;
+  size_t free_bytes = 0;  ///< now
+};
+
+/// Devices that this process can use. Without a driver or a device 0, and `why` (if not null) is
+/// what CUDA says about it.
+int device_count(std::string* why = nullptr);
+/// Selects the device on the way.
+DeviceInfo device_info(int device);
+void select_device(int device);
+
+/// Aligned to 256 bytes; `purpose` says in an error what the memory was for.
+void* allocate_device(size_t bytes, const char* purpose);
+void free_device(void* memory) noexcept;
+/// Host memory that the device copies from and to on its own.
+void* allocate_pinned(size_t bytes, const char* purpose);
+void free_pinned(void* memory) noexcept;
+
+CUstream_st* create_stream();
+/// What was enqueued must be done.
+void destroy_stream(CUstream_st* stream) noexcept;
+
+/// Enqueues a copy of `rows` rows of `row_bytes` bytes that lie so many bytes apart, between any
+/// two of device and host memory. Host memory that is not pinned makes the call wait.
+void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* from,
+                  size_t from_pitch, size_t row_bytes, size_t rows);
+/// Waits for all that was enqueued. Also where errors of kernels show.
+void synchronise(CUstream_st* stream);
+
+}  // namespace convoke::cuda

@@ -1,0 +1,111 @@
+// A pass's host arrays on the device, and what its kernels write for the host: one buffer and one
+// transfer each way.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/kernels.h"
+
+namespace convoke::cuda {
+
+/// Rows of a pass that attention takes together: they fit its work space.
+struct AttentionTurn {
+  AttentionBatch batch;  ///< on the device
+  AttentionPlan plan;
+  int first_row = 0;
+};
+
+/// The arrays that kernels read (kernels/backend.h: PassArrays).
+class PassStaging {
+ public:
+  /// Takes memory for passes within these limits. A pass with more edits of logits than a few
+  /// thousand, or beyond the limits, makes it grow once. `attention_workspace`: bytes there are.
+  void reserve(const PassLimits& limits, size_t attention_workspace);
+
+  /// Lays the arrays out and enqueues their transfer. What lay there before must be done with.
+  void begin(const CudaStream& stream, const PassArrays& arrays);
+
+  /// Where an announced array, or a part of one, lies on the device.
+  template <typename T>
+  std::span<const T> on_device(std::span<const T> host) const {
+    if (host.empty()) return {};
+    return {reinterpret_cast<const T*>(find(host.data(), host.size_bytes())), host.size()};
+  }
+  /// The rows of the announced batch, which `batch` must be, in order.
+  std::span<const AttentionTurn> turns(const AttentionBatch* batch) const;
+  const AttentionBatch& batch() const { return batch_; }
+
+ private:
+  /// An array that kernels are asked for by its place in host memory.
+  struct Piece {
+    const std::byte* host;
+    size_t bytes, offset;
+  };
+  size_t bytes_for(const PassArrays& arrays) const;
+  void ensure(size_t bytes);
+  std::byte* take(size_t bytes);  ///< of the pinned buffer
+  template <typename T>
+  T* append(std::span<const T> values);  ///< a copy in the pinned buffer
+  template <typename T>
+  std::span<const T> place(std::span<const T> host);  ///< copies, and remembers where from
+  template <typename T>
+  T* device_address(T* pinned) const;
+  const std::byte* find(const void* host, size_t bytes) const;
+  void measure(const AttentionBatch& batch, std::span<const KvMove> moves);
+  void place_batch(const AttentionBatch& batch);
+  void plan_turns(const AttentionBatch& batch);
+  void place_moves(const PassArrays& arrays);
+  void place_picks(std::span<const PickRow> rows);
+
+  PassLimits limits_;
+  size_t attention_workspace_ = 0;
+  PinnedBuffer pinned_;
+  DeviceBuffer device_;
+  size_t used_ = 0;
+  std::vector<Piece> pieces_;
+  const AttentionBatch* host_batch_ = nullptr;
+  AttentionBatch batch_;
+  std::vector<AttentionTurn> turns_;
+  std::vector<int32_t> slots_;          ///< of each sequence, that the pass may touch
+  std::vector<const int32_t*> tables_;  ///< of each sequence, on the device
+  std::vector<int32_t> tiles_;          ///< scratch
+  int max_length_ = 0;                  ///< no row sees more positions
+};
+
+/// What kernels write for the host: kept together on the device, read back in one transfer.
+class PassResults {
+ public:
+  void ensure(size_t bytes);
+  /// Bytes that the results of so many picked rows take, whatever they ask for.
+  static size_t bytes_for(size_t rows);
+
+  /// Device memory for what `host` is to become.
+  template <typename T>
+  std::span<T> place(std::span<T> host) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    if (host.empty()) return {};
+    return {reinterpret_cast<T*>(add(host.data(), host.size_bytes())), host.size()};
+  }
+  /// Enqueues the transfer of all that was placed since the last delivery.
+  void read_back(const CudaStream& stream);
+  /// After the stream was waited for: hands the results out.
+  void deliver();
+  void drop() { used_ = 0, pending_.clear(); }
+
+ private:
+  struct Pending {
+    void* host;
+    size_t bytes, offset;
+  };
+  std::byte* add(void* host, size_t bytes);
+
+  PinnedBuffer pinned_;
+  DeviceBuffer device_;
+  size_t used_ = 0;
+  std::vector<Pending> pending_;
+};
+
+}  // namespace convoke::cuda

@@ -1,0 +1,67 @@
+#include "launcher/shard_device.h"
+
+#include "kernels/check.h"
+#include "launcher/replica.h"
+
+#if defined(CONVOKE_HAVE_CUDA)
+#include "kernels/cuda/cuda_backend.h"
+#endif
+
+namespace convoke {
+namespace {
+
+/// How many CUDA devices can be used; if none, `why` says what to do about it.
+int cuda_devices(std::string& why) {
+#if defined(CONVOKE_HAVE_CUDA)
+  const int count = cuda::device_count(&why);
+  if (count == 0) {
+    why = fmt::format(
+        "no CUDA device can be used{}{}: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take "
+        "--device cpu",
+        why.empty() ? "" : ", ", why);
+  }
+  return count;
+#else
+  why =
+      "this program was built without CUDA: take --device cpu, or build it where nvcc is found "
+      "(cmake -DCONVOKE_CUDA=ON)";
+  return 0;
+#endif
+}
+
+std::unique_ptr<Backend> make_gpu_backend(int number) {
+#if defined(CONVOKE_HAVE_CUDA)
+  return cuda::make_cuda_backend({.device = number});
+#else
+  throw_error(ErrorKind::kUsage, "CUDA device {}: this program was built without CUDA", number);
+#endif
+}
+
+}  // namespace
+
+ShardDevice choose_device(const std::string& flag) {
+  if (flag == "cpu") return ShardDevice::kCpu;
+  if (flag != "auto" && flag != "cuda") {
+    throw_error(ErrorKind::kUsage, "--device '{}': expected auto, cpu or cuda", flag);
+  }
+  std::string why;
+  if (cuda_devices(why) > 0) return ShardDevice::kCuda;
+  if (flag == "cuda") throw_error(ErrorKind::kUsage, "--device cuda: {}", why);
+  return ShardDevice::kCpu;
+}
+
+int64_t free_device_memory(int number) {
+#if defined(CONVOKE_HAVE_CUDA)
+  return int64_t(cuda::free_memory(number));
+#else
+  throw_error(ErrorKind::kUsage, "CUDA device {}: this program was built without CUDA", number);
+#endif
+}
+
+std::unique_ptr<Backend> ReplicaSetup::make_shard_backend() const {
+  if (make_backend) return make_backend();
+  if (device == ShardDevice::kCuda) return make_gpu_backend(first_device + (*next_device)++);
+  return cpu::make_cpu_backend({.threads = threads, .isa = isa});
+}
+
+}  // namespace convoke

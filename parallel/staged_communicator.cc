@@ -1,0 +1,63 @@
+#include "parallel/staged_communicator.h"
+
+#include "kernels/check.h"
+
+namespace convoke {
+namespace {
+
+class StagedCommunicator final : public Communicator {
+ public:
+  StagedCommunicator(Backend& backend, std::unique_ptr<Communicator> host, int64_t capacity)
+      : backend_(backend),
+        host_(std::move(host)),
+        capacity_(capacity),
+        contribution_(backend.allocate(size_t(capacity) * sizeof(float))),
+        target_(backend.allocate_host(size_t(capacity) * sizeof(float))) {}
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  std::string describe() const override { return host_->describe() + ", through host memory"; }
+
+  float* reduce_buffer() override { return static_cast<float*>(contribution_->data()); }
+
+  void all_reduce_add(Stream& stream, float* target, int64_t count) override {
+    CONVOKE_CHECK(0 <= count && count <= capacity_);
+    // The target goes along, so that one addition rounds as it does elsewhere.
+    backend_.copy(stream, floats(reduce_buffer(), count), floats(host_->reduce_buffer(), count));
+    const TensorView on_host = floats(static_cast<float*>(target_->data()), count);
+    backend_.copy(stream, floats(target, count), on_host);
+    host_->all_reduce_add(stream, static_cast<float*>(on_host.data), count);
+    backend_.copy(stream, on_host, floats(target, count));
+  }
+
+  void all_gather(Stream& stream, std::span<const std::byte> mine,
+                  std::span<std::byte> all) override {
+    host_->all_gather(stream, mine, all);
+  }
+  void broadcast(std::vector<std::byte>& message, int root) override {
+    host_->broadcast(message, root);
+  }
+  void barrier() override { host_->barrier(); }
+  void abort(const std::string& reason) override { host_->abort(reason); }
+
+ private:
+  static TensorView floats(float* data, int64_t count) {
+    return TensorView::matrix(data, DType::kFloat32, 1, count);
+  }
+
+  Backend& backend_;
+  std::unique_ptr<Communicator> host_;
+  int64_t capacity_;
+  std::unique_ptr<Buffer> contribution_;  // this rank's, in the backend's memory
+  std::unique_ptr<Buffer> target_;        // in host memory
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_staged_communicator(Backend& backend,
+                                                       std::unique_ptr<Communicator> host,
+                                                       const CommunicatorOptions& options) {
+  return std::make_unique<StagedCommunicator>(backend, std::move(host), options.reduce_capacity);
+}
+
+}  // namespace convoke

@@ -1,0 +1,18 @@
+// A communicator over host memory for a backend that has memory of its own: sums and logits go
+// through the host. What tensor parallelism on GPUs uses where there is no faster way; the bits are
+// those of the communicator underneath.
+#pragma once
+
+#include <memory>
+
+#include "parallel/communicator.h"
+
+namespace convoke {
+
+/// `backend` must outlive it. reduce_buffer() and all_reduce_add's target are the backend's memory
+/// then; all_gather stays with host memory, as all that is not a view (kernels/backend.h).
+std::unique_ptr<Communicator> make_staged_communicator(Backend& backend,
+                                                       std::unique_ptr<Communicator> host,
+                                                       const CommunicatorOptions& options);
+
+}  // namespace convoke

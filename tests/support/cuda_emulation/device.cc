@@ -1,0 +1,317 @@
+// Emulated devices: kernels/cuda/device_runtime.h in terms of the host.
+#include "tests/support/cuda_emulation/device.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/device_runtime.h"
+#include "tests/support/cuda_emulation/emulation.h"
+
+/// Work that nobody has waited for yet.
+struct CUstream_st {
+  std::vector<std::function<void()>> work;
+};
+
+namespace convoke::emulation {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kAlignment = 256;
+constexpr std::byte kPoison{0xff};  // NaN in every type
+
+/// Ranges of memory by their begin.
+class Ranges {
+ public:
+  struct Range {
+    size_t bytes = 0;
+    std::byte* mapping = nullptr;
+    size_t mapped = 0;
+  };
+  void add(const void* begin, const Range& range) { ranges_[address(begin)] = range; }
+  bool has(const void* pointer) const {
+    auto next = ranges_.upper_bound(address(pointer));
+    if (next == ranges_.begin()) return false;
+    --next;
+    return address(pointer) < next->first + std::max<size_t>(next->second.bytes, 1);
+  }
+  Range take(const void* begin) {
+    const auto at = ranges_.find(address(begin));
+    CONVOKE_CHECK(at != ranges_.end());
+    const Range range = at->second;
+    ranges_.erase(at);
+    return range;
+  }
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    for (const auto& [begin, range] : ranges_) visit(range);
+  }
+
+ private:
+  static uintptr_t address(const void* p) { return reinterpret_cast<uintptr_t>(p); }
+  std::map<uintptr_t, Range> ranges_;
+};
+
+/// All devices of the process: their memory, and the thread that does their work.
+class Devices {
+ public:
+  Devices() : worker_([this] { work(); }) {}
+  ~Devices() {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+    worker_.join();
+  }
+
+  int count = 2;
+  int major = 9;
+  uint64_t limit = uint64_t{1} << 40;
+  DeviceCounters counters;
+
+  void* allocate(size_t bytes, const char* purpose) {
+    const std::lock_guard lock(mutex_);
+    if (bytes_ + bytes > limit) {
+      throw_error(ErrorKind::kResource,
+                  "CUDA: cudaMalloc of {:.1f} MB for {} on an emulated device: out of memory",
+                  double(bytes) * 1e-6, purpose);
+    }
+    ++counters.allocations;
+    bytes_ += bytes;
+    // The end of the memory is close before a page that is never there.
+    const size_t pages = (bytes + kPage - 1) / kPage * kPage;
+    void* const mapping =
+        mmap(nullptr, pages + kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CONVOKE_CHECK(mapping != MAP_FAILED);
+    auto* const base = static_cast<std::byte*>(mapping);
+    CONVOKE_CHECK_EQ(mprotect(base, pages, PROT_READ | PROT_WRITE), 0);
+    std::fill_n(base, pages, kPoison);
+    if (!open_) CONVOKE_CHECK_EQ(mprotect(base, pages, PROT_NONE), 0);
+    std::byte* const data = base + (pages - bytes) / kAlignment * kAlignment;
+    device_.add(data, {bytes, base, pages});
+    return data;
+  }
+  void release(void* memory) {
+    const std::lock_guard lock(mutex_);
+    const Ranges::Range range = device_.take(memory);
+    bytes_ -= range.bytes;
+    munmap(range.mapping, range.mapped + kPage);
+  }
+  void* allocate_pinned(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    ++counters.allocations;
+    void* memory = nullptr;
+    CONVOKE_CHECK_EQ(posix_memalign(&memory, kAlignment, std::max<size_t>(bytes, 1)), 0);
+    std::fill_n(static_cast<std::byte*>(memory), bytes, kPoison);
+    pinned_.add(memory, {bytes, nullptr, 0});
+    return memory;
+  }
+  void release_pinned(void* memory) {
+    const std::lock_guard lock(mutex_);
+    pinned_.take(memory);
+    std::free(memory);
+  }
+
+  bool on_device(const void* pointer) {
+    const std::lock_guard lock(mutex_);
+    return device_.has(pointer);
+  }
+  bool pinned(const void* pointer) {
+    const std::lock_guard lock(mutex_);
+    return pinned_.has(pointer);
+  }
+  uint64_t bytes() {
+    const std::lock_guard lock(mutex_);
+    return bytes_;
+  }
+  void count_copy(bool to_device) {
+    const std::lock_guard lock(mutex_);
+    ++(to_device ? counters.to_device : counters.to_host);
+  }
+
+  /// Has the worker do all of it, and waits.
+  void run(std::vector<std::function<void()>>& work) {
+    std::unique_lock lock(mutex_);
+    ++counters.waits;
+    idle_.wait(lock, [&] { return todo_ == nullptr; });
+    todo_ = &work;
+    changed_.notify_all();
+    idle_.wait(lock, [&] { return todo_ != &work; });
+    work.clear();
+  }
+
+ private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return ending_ || todo_ != nullptr; });
+      if (ending_) return;
+      protect(PROT_READ | PROT_WRITE);
+      open_ = true;
+      const auto* const work = todo_;
+      lock.unlock();
+      for (const auto& one : *work) one();
+      lock.lock();
+      open_ = false;
+      protect(PROT_NONE);
+      todo_ = nullptr;
+      idle_.notify_all();
+    }
+  }
+  void protect(int how) const {
+    device_.for_each([&](const Ranges::Range& range) {
+      CONVOKE_CHECK_EQ(mprotect(range.mapping, range.mapped, how), 0);
+    });
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_, idle_;
+  std::vector<std::function<void()>>* todo_ = nullptr;
+  bool ending_ = false;
+  bool open_ = false;  ///< the worker is at work: device memory can be touched
+  uint64_t bytes_ = 0;
+  Ranges device_, pinned_;
+  std::thread worker_;  // last: it uses the others
+};
+
+Devices& devices() {
+  static Devices devices;
+  return devices;
+}
+
+/// Whether a word is an address in the host's mapped memory: first by its looks, so that numbers
+/// cost nothing (and small ones behind another's padding are let through), then by asking the
+/// kernel.
+bool leads_to_host(uint64_t word) {
+#if defined(__x86_64__)
+  const uint64_t top = word >> 40;  // of programs, heaps (the sanitizers' too), libraries, stacks
+  const bool looks =
+      top == 0x7f || top == 0x7e || top == 0x55 || top == 0x56 || (top >= 0x60 && top <= 0x63);
+  if (!looks || word % alignof(int32_t) != 0 || uint32_t(word) < 0x10000) return false;
+  auto* const pointer = reinterpret_cast<void*>(word);
+  if (devices().on_device(pointer)) return false;
+  unsigned char resident = 0;
+  return mincore(reinterpret_cast<void*>(word / kPage * kPage), kPage, &resident) == 0;
+#else
+  (void)word;
+  return false;
+#endif
+}
+
+void check_words(const void* data, size_t bytes, const char* what) {
+  for (size_t i = 0; i + sizeof(uint64_t) <= bytes; i += sizeof(uint64_t)) {
+    uint64_t word = 0;
+    std::memcpy(&word, static_cast<const std::byte*>(data) + i, sizeof word);
+    if (!leads_to_host(word)) continue;
+    std::fprintf(stderr, "cuda emulation: %s: word %zu, %llx, is an address in host memory\n", what,
+                 i / sizeof word, static_cast<unsigned long long>(word));
+    std::abort();
+  }
+}
+
+}  // namespace
+
+void set_devices(int count, int major) {
+  devices().count = count;
+  devices().major = major;
+}
+
+DeviceCounters& device_counters() {
+  return devices().counters;
+}
+
+uint64_t device_bytes() {
+  return devices().bytes();
+}
+
+void limit_device_bytes(uint64_t bytes) {
+  devices().limit = bytes;
+}
+
+void check_argument_words(const void* argument, size_t bytes) {
+  check_words(argument, bytes, "a kernel's argument");
+}
+
+void enqueue(CUstream_st* stream, std::function<void()> work) {
+  stream->work.push_back(std::move(work));
+}
+
+}  // namespace convoke::emulation
+
+namespace convoke::cuda {
+
+using emulation::devices;
+
+int device_count(std::string* why) {
+  if (devices().count == 0 && why != nullptr) *why = "emulated: there is none";
+  return devices().count;
+}
+
+DeviceInfo device_info(int device) {
+  select_device(device);
+  return {"emulated", devices().major, 0, size_t{1} << 40, (size_t{1} << 40) - devices().bytes()};
+}
+
+void select_device(int device) {
+  CONVOKE_CHECK(device >= 0 && device < devices().count);
+}
+
+void* allocate_device(size_t bytes, const char* purpose) {
+  return devices().allocate(bytes, purpose);
+}
+void free_device(void* memory) noexcept {
+  devices().release(memory);
+}
+void* allocate_pinned(size_t bytes, const char*) {
+  return devices().allocate_pinned(bytes);
+}
+void free_pinned(void* memory) noexcept {
+  devices().release_pinned(memory);
+}
+
+CUstream_st* create_stream() {
+  return new CUstream_st;
+}
+void destroy_stream(CUstream_st* stream) noexcept {
+  CONVOKE_CHECK(stream->work.empty());
+  delete stream;
+}
+
+void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* from,
+                  size_t from_pitch, size_t row_bytes, size_t rows) {
+  if (row_bytes == 0 || rows == 0) return;
+  CONVOKE_CHECK(row_bytes <= to_pitch && row_bytes <= from_pitch);
+  const bool to_host = !devices().on_device(to), from_host = !devices().on_device(from);
+  if (from_host) {
+    for (size_t r = 0; r < rows; ++r) {
+      emulation::check_words(static_cast<const std::byte*>(from) + r * from_pitch, row_bytes,
+                             "what is copied to the device");
+    }
+  }
+  if (to_host || from_host) devices().count_copy(!to_host);
+  stream->work.emplace_back([=] {
+    for (size_t r = 0; r < rows; ++r) {
+      std::memcpy(static_cast<std::byte*>(to) + r * to_pitch,
+                  static_cast<const std::byte*>(from) + r * from_pitch, row_bytes);
+    }
+  });
+  // As CUDA has it: what is not pinned is copied before the call returns.
+  const bool waits = (to_host && !devices().pinned(to)) || (from_host && !devices().pinned(from));
+  if (waits) synchronise(stream);
+}
+
+void synchronise(CUstream_st* stream) {
+  devices().run(stream->work);
+}
+
+}  // namespace convoke::cuda
