@@ -45,7 +45,7 @@ void add_place_flags(CLI::App& app, CommonFlags& common) {
                 "all that fit under mpirun / srun)");
   group.integer("--replicas", engine.replicas, 1, 4096, "copies of the model (default: 1)");
   group.choice("--device", engine.device, {"auto", "cpu", "cuda"},
-               "what shards compute on (default: auto, a GPU if there is one for this build)");
+               "what shards compute on (default: auto, the CPU; the CUDA backend is new)");
   group.integer("--threads", engine.threads, 0, 4096,
                 "CPU threads of a process (default: 0, all its cores)");
   group.choice("--cpu-isa", engine.cpu_isa, {"auto", "portable", "avx2", "avx512-bf16", "amx-bf16"},

@@ -40,14 +40,14 @@ std::unique_ptr<Backend> make_gpu_backend(int number) {
 }  // namespace
 
 ShardDevice choose_device(const std::string& flag) {
-  if (flag == "cpu") return ShardDevice::kCpu;
-  if (flag != "auto" && flag != "cuda") {
+  // Until the CUDA backend has run on a GPU it is taken by those who ask for it, and only by them.
+  if (flag == "cpu" || flag == "auto") return ShardDevice::kCpu;
+  if (flag != "cuda") {
     throw_error(ErrorKind::kUsage, "--device '{}': expected auto, cpu or cuda", flag);
   }
   std::string why;
-  if (cuda_devices(why) > 0) return ShardDevice::kCuda;
-  if (flag == "cuda") throw_error(ErrorKind::kUsage, "--device cuda: {}", why);
-  return ShardDevice::kCpu;
+  if (cuda_devices(why) == 0) throw_error(ErrorKind::kUsage, "--device cuda: {}", why);
+  return ShardDevice::kCuda;
 }
 
 int64_t free_device_memory(int number) {

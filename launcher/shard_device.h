@@ -8,8 +8,8 @@ namespace convoke {
 
 enum class ShardDevice { kCpu, kCuda };
 
-/// "auto" is CUDA where this build has it and there is a device that it can use. Throws
-/// Error(kUsage) that says what to do when "cuda" cannot be had, or for another name.
+/// "auto" is the CPU. Throws Error(kUsage) that says what to do when "cuda" cannot be had, or for
+/// another name.
 ShardDevice choose_device(const std::string& flag);
 
 /// Memory of CUDA device `number` that is free, in bytes. Throws Error(kResource) when there is no
