@@ -102,7 +102,7 @@ class Product {
       job.y = args_.y.row<float>(first_row);
     }
     // Of few rows all threads do what panels there are; who does which shows in the end.
-    if (rows > job.unit_rows) take_share(job);
+    if (rows > job.unit_rows && !reads_in_place(rows)) take_share(job);
     if (job.panels > 0 && job.rows > 0) kernel_.run(job);
   }
 
@@ -130,9 +130,11 @@ class Product {
     return normed;
   }
 
+  bool reads_in_place(int rows) const { return !kernel_.tiles && !must_rearrange(rows); }
+
   bool must_rearrange(int rows) const {
     const bool ragged = layout_.group_inputs % kernel_.unit_inputs != 0;
-    if (!kernel_.tiles) return ragged || rows > 1;
+    if (!kernel_.tiles) return ragged || rows > kernel_.in_place_rows;
     // Rows a multiple of 4 KB apart would evict each other from the first cache; and what is read
     // again for every panel is best read line after line.
     return ragged || rows > kernel_.max_rows || (rows > 8 && row_bytes_ % 4096 == 0);
@@ -145,7 +147,8 @@ class Product {
     if (kernel_.tiles) {
       job.unit_rows = kernel_.max_rows;
     } else {
-      const int64_t units = rows <= kernel_.max_rows ? 1 : divide_up(rows, kernel_.block_rows);
+      const bool stream = rows <= kernel_.max_rows || reads_in_place(rows);
+      const int64_t units = divide_up(rows, stream ? kernel_.max_rows : kernel_.block_rows);
       job.unit_rows = int(divide_up(rows, units));
     }
     if (must_rearrange(rows)) {
@@ -158,6 +161,7 @@ class Product {
       job.x_step_bytes = 2048 * (row_units | 1);
       job.x_group_bytes = group_units_ * job.x_step_bytes;
     } else {
+      job.x_in_place = true;
       job.x_row_bytes = row_bytes_;
       job.x_tile_bytes = 16 * row_bytes_;
       job.x_unit_bytes = 32 * row_bytes_;

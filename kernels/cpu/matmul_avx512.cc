@@ -34,6 +34,7 @@ template <class Word>
 struct Avx512Kernel {
   static constexpr bool kTiles = false;
   static constexpr int kMaxRows = 24;
+  static constexpr int kInPlaceRows = 3 * kMaxRows;
   static constexpr int64_t kUnitBytes = 64;
   static constexpr int64_t kBlockUnits = 256;
   static constexpr int64_t kPrefetchUnits = 32;
@@ -42,7 +43,8 @@ struct Avx512Kernel {
   static void begin(int) {}
   static void end() {}
 
-  template <int R, int P>
+  /// InPlace: words lie row by row, args.x_row_bytes apart; else unit by unit.
+  template <int R, int P, bool InPlace>
   static void fixed_tile(const TileArgs& args) {
     __m512 sums[P][R];
 #pragma GCC unroll 4
@@ -58,7 +60,7 @@ struct Avx512Kernel {
     const int64_t near_end = args.stream_left / kUnitBytes - kPrefetchUnits;
     for (int64_t u = 0; u < args.units; ++u) {
       const std::byte* lines = args.weights + u * kUnitBytes;
-      const std::byte* x = args.x + 4 * u * R;
+      const std::byte* x = args.x + (InPlace ? 4 * u : 4 * u * R);
       const int64_t distance = u < near_end ? ahead : ahead + (P - 1) * args.panel_bytes;
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
@@ -68,7 +70,10 @@ struct Avx512Kernel {
         }
         const typename Word::Weights weights = Word::load(line);
 #pragma GCC unroll 24
-        for (int r = 0; r < R; ++r) sums[p][r] = Word::multiply_add(sums[p][r], x + 4 * r, weights);
+        for (int r = 0; r < R; ++r) {
+          const std::byte* word = x + (InPlace ? r * args.x_row_bytes : 4 * r);
+          sums[p][r] = Word::multiply_add(sums[p][r], word, weights);
+        }
       }
     }
 #pragma GCC unroll 4
@@ -86,7 +91,8 @@ struct Avx512Kernel {
   template <int R, int P>
   static void tile_of(const TileArgs& args, int rows) {
     if (rows == R) {
-      fixed_tile<R, P>(args);
+      if (args.x_row_bytes != 0) return fixed_tile<R, P, true>(args);
+      fixed_tile<R, P, false>(args);
     } else if constexpr (R > 1) {
       tile_of<R - 1, P>(args, rows);
     }
@@ -113,11 +119,19 @@ struct Avx512Kernel {
 }  // namespace
 
 MatmulKernel avx512_bf16_kernel() {
-  return {.run = Avx512Kernel<PairWord>::run, .unit_inputs = 2, .max_rows = 24, .block_rows = 12};
+  return {.run = Avx512Kernel<PairWord>::run,
+          .unit_inputs = 2,
+          .max_rows = 24,
+          .block_rows = 12,
+          .in_place_rows = Avx512Kernel<PairWord>::kInPlaceRows};
 }
 
 MatmulKernel avx512_f32_kernel() {
-  return {.run = Avx512Kernel<FloatWord>::run, .unit_inputs = 1, .max_rows = 24, .block_rows = 12};
+  return {.run = Avx512Kernel<FloatWord>::run,
+          .unit_inputs = 1,
+          .max_rows = 24,
+          .block_rows = 12,
+          .in_place_rows = Avx512Kernel<FloatWord>::kInPlaceRows};
 }
 
 }  // namespace convoke::cpu

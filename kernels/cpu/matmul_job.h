@@ -22,8 +22,9 @@ struct alignas(128) PanelQueue {
 /// Rows are worked on in *row units* of `unit_rows` rows, the last one maybe smaller.
 struct MatmulJob {
   // Input rows. AMX: see x_row_bytes .. x_step_bytes. The others read words of 4 bytes (one unit
-  // of one row), which lie [row unit][group][unit][row of the row unit].
+  // of one row), which lie [row unit][group][unit][row of the row unit], or, in place, row by row.
   const std::byte* x = nullptr;  ///< first row unit of the job
+  bool x_in_place = false;       ///< not AMX: rows lie x_row_bytes apart, groups x_group_bytes
   int64_t x_row_bytes = 0;       ///< AMX: from row to row inside a tile of 16 rows
   int64_t x_tile_bytes = 0;      ///< AMX: from one tile of 16 rows to the next
   int64_t x_unit_bytes = 0;      ///< AMX: from row unit to row unit
@@ -85,6 +86,9 @@ struct MatmulKernel {
   int max_rows = 0;     ///< up to here all rows make one row unit
   int block_rows = 0;   ///< largest row unit when there are more
   bool tiles = false;   ///< AMX: x may be read where it lies
+  /// Others: up to so many rows are read where they lie; more are put into the kernel's order
+  /// first.
+  int in_place_rows = 1;
 };
 
 MatmulKernel portable_bf16_kernel();

@@ -18,7 +18,8 @@ namespace {
 /// One tile of sums: `rows` rows times `panels` panels over `units` units of inputs.
 struct TileArgs {
   const std::byte* x = nullptr;
-  int64_t x_row_bytes = 0, x_tile_bytes = 0, x_step_bytes = 0;  ///< AMX
+  int64_t x_row_bytes = 0;                     ///< AMX, and in place
+  int64_t x_tile_bytes = 0, x_step_bytes = 0;  ///< AMX
   const std::byte* weights = nullptr;
   int64_t panel_bytes = 0;
   int64_t units = 0;
@@ -49,7 +50,7 @@ class MatmulLoops {
 
   void run() {
     Kernel::begin(rows_of(0));
-    if (row_units_ == 1) {
+    if (row_units_ == 1 || job_.x_in_place) {
       stream();
     } else {
       blocks();
@@ -72,6 +73,10 @@ class MatmulLoops {
       args.x_row_bytes = job_.x_row_bytes;
       args.x_tile_bytes = job_.x_tile_bytes;
       args.x_step_bytes = job_.x_step_bytes;
+    } else if (job_.x_in_place) {
+      args.x = job_.x + row_unit * job_.unit_rows * job_.x_row_bytes + group * job_.x_group_bytes +
+               4 * unit;
+      args.x_row_bytes = job_.x_row_bytes;
     } else {
       const int64_t words_before =
           int64_t(row_unit) * job_.unit_rows * job_.groups * job_.group_units +
@@ -245,10 +250,10 @@ class MatmulLoops {
     return -1;
   }
 
-  /// Few rows: the weights are read once, in the order in which they lie.
+  /// Few rows: the weights are read once, in the order in which they lie; what row units there are
+  /// find a panel in the first cache, one after the other.
   void stream() {
-    const int rows = rows_of(0);
-    const int at_once = Kernel::panels_at_once(rows);
+    const int at_once = Kernel::panels_at_once(rows_of(0));
     const int64_t panel_floats = Kernel::kMaxRows * 16;
     float* result = local(kMaxTogether);
     const int together = job_.gated && at_once == 1 ? 2 : at_once;  // written at a time
@@ -257,12 +262,14 @@ class MatmulLoops {
       const int64_t panel = piece * together;
       const int64_t left = job_.panels - panel;
       const int panels = left < together ? int(left) : together;
-      for (int p = 0; p < panels; p += at_once) {
-        const int count = panels - p < at_once ? panels - p : at_once;
-        tile_over_groups(0, panel + p, count, 0, job_.groups, result + p * panel_floats,
-                         panel_floats, true);
+      for (int unit = 0; unit < row_units_; ++unit) {
+        for (int p = 0; p < panels; p += at_once) {
+          const int count = panels - p < at_once ? panels - p : at_once;
+          tile_over_groups(unit, panel + p, count, 0, job_.groups, result + p * panel_floats,
+                           panel_floats, unit == 0);
+        }
+        write_tile(unit, panel, panels, result, panel_floats);
       }
-      write_tile(0, panel, panels, result, panel_floats);
     }
   }
 
