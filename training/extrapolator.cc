@@ -49,6 +49,13 @@ class UnrolledAttention {
   std::vector<Own> own_;
 };
 
+// What of the token enters an EAGLE head at first, relative to the feature's size.
+constexpr double kTokenShare = 0.5;
+
+double root_mean_square(const torch::Tensor& x) {
+  return x.to(torch::kFloat32).square().mean().sqrt().item<double>();
+}
+
 torch::Tensor column_tensor(const std::vector<int64_t>& columns, torch::Device device) {
   if (columns.empty()) return {};
   return torch::tensor(columns, torch::kInt64).to(device);
@@ -183,11 +190,13 @@ EagleObjective::EagleObjective(const TargetModel& target, const nlohmann::json& 
     : Extrapolator(target, json, HeadKind::kEagle, columns, options) {
   const int64_t hidden = config_.layer.hidden;
   ParameterMaker maker(products_.device, seed);
-  // At first the feature goes through as it is, with a little of the token.
+  // At first the feature goes through as it is, and the token with a share of its size: tables of
+  // embeddings are often ten times smaller than what follows the final norm.
+  const double size = root_mean_square(target.final_norm()) / root_mean_square(target.embedding());
   torch::Tensor fc = torch::zeros({hidden, 2 * hidden});
   fc.slice(1, 0, hidden)
       .copy_(torch::randn({hidden, hidden}, seeded_generator(seed, torch::kCPU)) *
-             (0.1 / std::sqrt(double(hidden))));
+             (kTokenShare * size / std::sqrt(double(hidden))));
   fc.slice(1, hidden).copy_(torch::eye(hidden));
   fc_ = maker.copy("fc.weight", fc);
   layer_ = make_layer(maker, config_, "layers.0.", hidden);
@@ -221,15 +230,28 @@ torch::Tensor EagleObjective::logits_of(const torch::Tensor& x) {
 
 Eagle3Objective::Eagle3Objective(const TargetModel& target, const nlohmann::json& json,
                                  const std::vector<int64_t>& columns,
-                                 const ExtrapolatorOptions& options, uint64_t seed)
+                                 const ExtrapolatorOptions& options, uint64_t seed,
+                                 const torch::Tensor& sample)
     : Extrapolator(target, json, HeadKind::kEagle3, columns, options) {
   const int64_t hidden = config_.layer.hidden;
   const auto layers = int64_t(config_.feature_layers.size());
   ParameterMaker maker(products_.device, seed);
-  // At first the highest of the states goes through, with a little of the lower ones.
+  // At first the highest of the states goes through, with a little of the lower ones. They are
+  // brought to size one: residual streams may be dozens of times larger than what a layer adds.
   torch::Tensor fc = torch::randn({hidden, layers * hidden}, seeded_generator(seed, torch::kCPU)) *
                      (0.1 / std::sqrt(double(hidden)));
   fc.slice(1, (layers - 1) * hidden).copy_(torch::eye(hidden));
+  double size = 1.0;  // of the states together
+  if (sample.defined()) {
+    const TargetModel::Pass pass = target.run(sample, config_.feature_layers);
+    for (int64_t i = 0; i < layers; ++i) {
+      // The median of the rows: first tokens often have states far larger than all others.
+      const torch::Tensor sizes = pass.states[size_t(i)].square().mean(-1).sqrt();
+      const auto median = sizes.flatten().median().item<double>();
+      fc.slice(1, i * hidden, (i + 1) * hidden).div_(median);
+      size = std::max(size, median);
+    }
+  }
   fc_ = maker.copy("fc.weight", fc);
   layer_ = make_layer(maker, config_, "midlayer.", 2 * hidden);
   input_norm_ = maker.constant("midlayer.input_layernorm.weight", {hidden}, 1.0);
@@ -239,6 +261,8 @@ Eagle3Objective::Eagle3Objective(const TargetModel& target, const nlohmann::json
       maker.copy("lm_head.weight", columns_.defined() ? target.lm_head().index_select(0, columns_)
                                                       : target.lm_head());
   parameters_ = maker.take();
+  // Large states are multiplied by small weights, which have to move in small steps.
+  parameters_.front().rate = 1.0 / size;
 }
 
 nlohmann::json Eagle3Objective::make_config(const ModelConfig& target, int intermediate,

@@ -102,9 +102,10 @@ class EagleObjective final : public Extrapolator {
 
 class Eagle3Objective final : public Extrapolator {
  public:
+  /// `sample` [batch, rows] int64: text that tells how large the target's states are, or undefined.
   Eagle3Objective(const TargetModel& target, const nlohmann::json& json,
                   const std::vector<int64_t>& columns, const ExtrapolatorOptions& options,
-                  uint64_t seed);
+                  uint64_t seed, const torch::Tensor& sample = {});
   /// `feature_layers` empty: 2, L/2, L-3.
   static nlohmann::json make_config(const ModelConfig& target, int intermediate,
                                     int draft_vocabulary, const std::vector<int>& feature_layers);

@@ -1,5 +1,7 @@
 #include "training/make_objective.h"
 
+#include <torch/torch.h>
+
 #include "kernels/check.h"
 #include "training/extrapolator.h"
 #include "training/medusa_objective.h"
@@ -28,6 +30,13 @@ std::vector<int64_t> draft_columns(const TrainOptions& options, int vocabulary,
   std::vector<int64_t> occurrences(size_t(vocabulary), 0);
   for (const int32_t token : train.tokens) ++occurrences[size_t(token)];
   return most_frequent(occurrences, count);
+}
+
+/// [1, rows] int64: the first sequence.
+torch::Tensor first_sequence(const TokenCorpus& corpus) {
+  const auto tokens = corpus.sequence(0);
+  return torch::tensor(std::vector<int64_t>(tokens.begin(), tokens.end()), torch::kInt64)
+      .unsqueeze(0);
 }
 
 }  // namespace
@@ -79,7 +88,8 @@ std::unique_ptr<Objective> make_objective(const TrainOptions& options, const Tar
   return std::make_unique<Eagle3Objective>(
       target,
       Eagle3Objective::make_config(config, options.intermediate, count, options.feature_layers),
-      columns, extrapolator_options(options), options.seed);
+      columns, extrapolator_options(options), options.seed,
+      first_sequence(train).to(target.products().device));
 }
 
 }  // namespace convoke::training

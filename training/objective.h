@@ -24,6 +24,7 @@ struct Batch {
 struct Parameter {
   std::string name;
   torch::Tensor value;
+  double rate = 1.0;  ///< share of the learning rate at which it moves
 };
 
 class Objective {

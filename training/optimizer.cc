@@ -13,6 +13,9 @@ namespace {
 constexpr double kMuonMomentum = 0.95;
 // The root mean square of a typical AdamW step, relative to its learning rate.
 constexpr double kUsualStep = 0.2;
+// Beside Muon, vocabularies, norms and biases move at this share of its learning rate: steps that
+// are right for orthogonalised matrices are several times too long for AdamW.
+constexpr double kBesideMuon = 0.2;
 
 /// A matrix between hidden states: no table of embeddings, no output over a vocabulary.
 bool is_hidden_matrix(const torch::Tensor& value) {
@@ -21,17 +24,18 @@ bool is_hidden_matrix(const torch::Tensor& value) {
 
 }  // namespace
 
-torch::Tensor orthogonalize(const torch::Tensor& matrix) {
+torch::Tensor orthogonalize(const torch::Tensor& matrix, torch::Dtype products) {
   // Coefficients for quick growth of small singular values; the result's lie near 1.
   constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
   const bool tall = matrix.size(0) > matrix.size(1);
   torch::Tensor x = tall ? matrix.t() : matrix;
-  x = x / (x.norm() + 1e-7);
+  x = (x / (x.norm() + 1e-7)).to(products);
   for (int i = 0; i < 5; ++i) {
     const torch::Tensor square = torch::matmul(x, x.t());
     const torch::Tensor polynomial = b * square + c * torch::matmul(square, square);
     x = a * x + torch::matmul(polynomial, x);
   }
+  x = x.to(torch::kFloat32);
   return tall ? x.t() : x;
 }
 
@@ -72,9 +76,10 @@ double Optimizer::step(int64_t step) {
     if (!gradient.defined()) continue;
     gradient.mul_(scale);
     if (slot.square.defined()) {
-      adamw(slot, rate, step);
+      const bool beside = options_.method == OptimizerOptions::Method::kMuon;
+      adamw(slot, (beside ? kBesideMuon * rate : rate) * slot.parameter.rate, step);
     } else {
-      muon(slot, rate);
+      muon(slot, rate * slot.parameter.rate);
     }
     gradient = torch::Tensor();
   }
@@ -100,7 +105,7 @@ void Optimizer::muon(Slot& slot, double rate) {
   const torch::Tensor ahead = gradient + slot.momentum * kMuonMomentum;
   const double extent = std::sqrt(double(std::max(value.size(0), value.size(1))));
   value.mul_(1.0 - rate * options_.weight_decay);
-  value.add_(orthogonalize(ahead), -rate * kUsualStep * extent);
+  value.add_(orthogonalize(ahead, options_.products), -rate * kUsualStep * extent);
 }
 
 std::vector<Parameter> Optimizer::state() const {

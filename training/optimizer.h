@@ -27,8 +27,9 @@ struct OptimizerOptions {
   int64_t steps = 1000;
   double beta1 = 0.9, beta2 = 0.95;
   double epsilon = 1e-8;
-  double weight_decay = 0.0;  ///< of matrices
-  double clip = 0.5;          ///< largest norm of all gradients together; 0 = none
+  double weight_decay = 0.0;                ///< of matrices
+  double clip = 0.5;                        ///< largest norm of all gradients together; 0 = none
+  torch::Dtype products = torch::kFloat32;  ///< of Muon's matrix products
 };
 
 class Optimizer {
@@ -58,6 +59,7 @@ class Optimizer {
 };
 
 /// The orthogonal factor of a matrix, nearly: five steps of a quintic Newton-Schulz iteration.
-torch::Tensor orthogonalize(const torch::Tensor& matrix);
+/// Its matrix products are in the given precision; bfloat16 is enough for Muon.
+torch::Tensor orthogonalize(const torch::Tensor& matrix, torch::Dtype products = torch::kFloat32);
 
 }  // namespace convoke::training

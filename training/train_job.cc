@@ -300,8 +300,7 @@ class TrainJob {
 
   /// False if it was interrupted.
   bool train(Objective& objective, const Products& products) {
-    Trainer trainer(objective, options_, data_.train, data_.held_out, products.device,
-                    checkpoint_file());
+    Trainer trainer(objective, options_, data_.train, data_.held_out, products, checkpoint_file());
     StatusLine status(context_.err, progress_style(options_, context_), context_.terminal_columns,
                       Clock::now());
     const Clock::time_point start = Clock::now();

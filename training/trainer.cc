@@ -16,29 +16,31 @@ namespace {
 constexpr uint64_t kNoise = 0x6e6f697365;
 constexpr uint64_t kHeldOutNoise = 0x68656c64;
 
-OptimizerOptions optimizer_options(const TrainOptions& options) {
+OptimizerOptions optimizer_options(const TrainOptions& options,
+                                   torch::Dtype products = torch::kFloat32) {
   return {.method = options.optimizer == "muon" ? OptimizerOptions::Method::kMuon
                                                 : OptimizerOptions::Method::kAdamW,
           .learning_rate = options.learning_rate,
           .warmup = std::min(options.warmup, options.steps / 2),
           .steps = options.steps,
           .weight_decay = options.weight_decay,
-          .clip = options.clip};
+          .clip = options.clip,
+          .products = products};
 }
 
 }  // namespace
 
 Trainer::Trainer(Objective& objective, const TrainOptions& options, const TokenCorpus& train,
-                 const TokenCorpus& held_out, torch::Device device,
+                 const TokenCorpus& held_out, const Products& products,
                  const std::filesystem::path& checkpoint)
     : objective_(objective),
       options_(options),
       train_(train),
       held_out_(held_out),
-      device_(device),
+      device_(products.device),
       checkpoint_(checkpoint),
       order_(options.seed, train.size(), options.batch_size),
-      optimizer_(objective.parameters(), optimizer_options(options)) {
+      optimizer_(objective.parameters(), optimizer_options(options, products.dtype)) {
   CONVOKE_CHECK_LE(1, options.steps);
 }
 

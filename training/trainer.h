@@ -44,7 +44,7 @@ class Trainer {
  public:
   /// `options.steps` is set. The references must outlive it.
   Trainer(Objective& objective, const TrainOptions& options, const TokenCorpus& train,
-          const TokenCorpus& held_out, torch::Device device,
+          const TokenCorpus& held_out, const Products& products,
           const std::filesystem::path& checkpoint);
 
   enum class End { kSteps, kPatience, kInterrupted };

@@ -90,7 +90,7 @@ TEST_P(Methods, ATinySetIsLearntByHeart) {
   TrainOptions options = options_of(GetParam(), 600);
   if (pass) options.learning_rate = 0.05;
   const TemporaryDirectory directory;
-  Trainer trainer(*objective, options, corpus, corpus, torch::kCPU,
+  Trainer trainer(*objective, options, corpus, corpus, {torch::kCPU},
                   directory.path() / "state.safetensors");
   const DraftScores before = trainer.evaluate().scores;
   EXPECT_LT(before.rates(0, false).first, 0.5);
@@ -118,7 +118,7 @@ TEST_P(Methods, ResumedTrainingGivesTheSameBits) {
       const TemporaryDirectory directory;
       for (const int stop : stops) {
         const auto objective = tiny_objective(GetParam(), target_, 2);
-        Trainer trainer(*objective, options, train, held_out, torch::kCPU,
+        Trainer trainer(*objective, options, train, held_out, {torch::kCPU},
                         directory.path() / "state.safetensors");
         int64_t last = 0;
         const auto end =
@@ -146,10 +146,10 @@ TEST(Trainer, ACheckpointOfAnotherTrainingIsRefused) {
   const TemporaryDirectory directory;
   const auto file = directory.path() / "state.safetensors";
   const auto medusa = tiny_objective("medusa", target);
-  Trainer(*medusa, options_of("medusa", 1), corpus, corpus, torch::kCPU, file).run({});
+  Trainer(*medusa, options_of("medusa", 1), corpus, corpus, {torch::kCPU}, file).run({});
   const auto eagle = tiny_objective("eagle", target);
   try {
-    Trainer(*eagle, options_of("eagle", 1), corpus, corpus, torch::kCPU, file).run({});
+    Trainer(*eagle, options_of("eagle", 1), corpus, corpus, {torch::kCPU}, file).run({});
     FAIL() << "it was taken";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("fc.weight' is missing"), std::string::npos)
@@ -167,7 +167,7 @@ TEST(Trainer, PatienceEndsTrainingWithTheBestWeights) {
   options.patience = 3;
   const TemporaryDirectory directory;
   const auto objective = tiny_objective("medusa", target);
-  Trainer trainer(*objective, options, train, held_out, torch::kCPU,
+  Trainer trainer(*objective, options, train, held_out, {torch::kCPU},
                   directory.path() / "state.safetensors");
   EXPECT_EQ(trainer.run({}), Trainer::End::kPatience);
   EXPECT_LT(trainer.state().step, 400);
@@ -208,6 +208,28 @@ TEST(Optimizer, AdamWTakesTheStepsOfTheLibrarys) {
   EXPECT_TRUE(torch::allclose(ours, theirs, 1e-5, 1e-6));
 }
 
+TEST(Optimizer, MovesAParameterAtItsShareOfTheRate) {
+  const torch::Tensor whole = torch::zeros({4, 6}).requires_grad_(true);
+  const torch::Tensor half = torch::zeros({4, 6}).requires_grad_(true);
+  Optimizer optimizer({{"whole", whole}, {"half", half, 0.5}}, {.warmup = 0});
+  (whole.sum() + half.sum()).backward();
+  optimizer.step(0);
+  EXPECT_LT(whole.max().item<double>(), 0.0);
+  EXPECT_TRUE(torch::allclose(half, whole * 0.5, 1e-5, 0));
+}
+
+TEST(Optimizer, MovesWhatIsNoHiddenMatrixSlowlyBesideMuon) {
+  double step[2] = {};
+  for (const auto method : {OptimizerOptions::Method::kAdamW, OptimizerOptions::Method::kMuon}) {
+    const torch::Tensor norm = torch::ones({6}).requires_grad_(true);
+    Optimizer optimizer({{"norm", norm}}, {.method = method, .warmup = 0});
+    norm.sum().backward();
+    optimizer.step(0);
+    step[method == OptimizerOptions::Method::kMuon] = 1.0 - norm[0].item<double>();
+  }
+  EXPECT_NEAR(step[1], 0.2 * step[0], 1e-6);
+}
+
 TEST(Optimizer, OrthogonalisesMatrices) {
   torch::manual_seed(4);
   for (const auto& shape : {std::pair{12, 30}, std::pair{30, 12}}) {
@@ -215,7 +237,45 @@ TEST(Optimizer, OrthogonalisesMatrices) {
     const torch::Tensor values = at::linalg_svdvals(x);
     EXPECT_GT(values.min().item<double>(), 0.6);
     EXPECT_LT(values.max().item<double>(), 1.3);
+    const torch::Tensor rounded = orthogonalize(x, torch::kBFloat16);
+    EXPECT_EQ(rounded.scalar_type(), torch::kFloat32);
+    EXPECT_LT(at::linalg_svdvals(rounded).max().item<double>(), 1.3);
   }
+}
+
+// --- how heads begin
+// ------------------------------------------------------------------------------
+
+TEST(Beginning, OfEagleGivesTheTokenHalfTheSizeOfTheFeature) {
+  const TargetModel target = tiny_target();
+  const auto head = tiny_objective("eagle", target);
+  const torch::Tensor& fc = head->parameters().front().value;
+  const int64_t hidden = target.config().hidden;
+  const Batch batch = batch_of(tiny_corpus(4, 24, target.config().vocabulary));
+  const torch::Tensor token = target.embed(batch.tokens).matmul(fc.slice(1, 0, hidden).t());
+  const torch::Tensor feature = target.run(batch.tokens).hidden.matmul(fc.slice(1, hidden).t());
+  const double share = (token.square().mean() / feature.square().mean()).sqrt().item<double>();
+  EXPECT_GT(share, 0.35);
+  EXPECT_LT(share, 0.65);
+}
+
+TEST(Beginning, OfEagle3BringsLargeStatesToSizeOne) {
+  const TargetModel target = tiny_target();
+  const ModelConfig& config = target.config();
+  const Batch batch = batch_of(tiny_corpus(4, 24, config.vocabulary));
+  const std::vector<int> layers{0, 1, config.layers};
+  const Eagle3Objective head(target, Eagle3Objective::make_config(config, 40, 0, layers), {}, {}, 3,
+                             batch.tokens);
+  const Parameter& fc = head.exported().front();
+  ASSERT_EQ(fc.name, "fc.weight");
+  const torch::Tensor fused =
+      torch::cat(target.run(batch.tokens, layers).states, -1).matmul(fc.value.t());
+  const double size = fused.square().mean(-1).sqrt().median().item<double>();
+  EXPECT_GT(size, 0.8);
+  EXPECT_LT(size, 1.25);
+  // What moves it is as small as it is.
+  EXPECT_LE(fc.rate, 1.0);
+  EXPECT_GT(fc.rate, 0.0);
 }
 
 TEST(CrossEntropy, IsTheLibrarys) {
