@@ -4,6 +4,7 @@
 set -eu
 convoke=$1
 model=demo/model
+eagle=eagle:demo/drafters/eagle
 prompts=demo/prompts.jsonl
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -15,7 +16,7 @@ fi
 title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 
 title "1. A completion (accepted draft tokens are coloured on a terminal)"
-"$convoke" generate --model $model --drafter ngram --temperature 0 --max-tokens 96 --stats \
+"$convoke" generate --model $model --drafter $eagle --temperature 0 --max-tokens 96 --stats \
   'class Stack:
     """A stack of items."""
 
@@ -26,7 +27,11 @@ title "1. A completion (accepted draft tokens are coloured on a terminal)"
 '
 
 title "2. Drafters against plain decoding, on the demo prompts"
-"$convoke" bench --model $model --prompts $prompts --drafters none,ngram --temperature 0 \
+drafters=none,ngram,lookahead
+for method in medusa pass eagle eagle3; do
+  drafters=$drafters,$method:demo/drafters/$method
+done
+"$convoke" bench --model $model --prompts $prompts --drafters $drafters --sweep temperature=0,1 \
   --max-tokens 64 --limit 12
 
 title "3. The same batch: alone without drafting, and under mpirun with two shards and a drafter"
@@ -35,7 +40,7 @@ title "3. The same batch: alone without drafting, and under mpirun with two shar
 root=""
 [ "$(id -u)" = 0 ] && root="--allow-run-as-root"
 OMPI_MCA_mpi_yield_when_idle=1 mpirun -np 3 --oversubscribe --bind-to none $root \
-  "$convoke" batch --model $model -i $prompts -o "$work/mpirun.jsonl" --drafter ngram --quiet
+  "$convoke" batch --model $model -i $prompts -o "$work/mpirun.jsonl" --drafter $eagle --quiet
 sort "$work/alone.jsonl" > "$work/a"
 sort "$work/mpirun.jsonl" > "$work/b"
 lines=$(wc -l < "$work/a")

@@ -102,6 +102,11 @@ INSTANTIATE_TEST_SUITE_P(Temperatures, DemoJobs, kSamplings, name_of);
 // Patient, so that trees take part however busy the machine is; still, any of them may be late.
 const std::string kFewProbe = kProbe + "--limit 8 --draft-deadline-ms 5000 ";
 
+/// A drafter that comes with the demo model.
+std::string shipped(const std::string& method) {
+  return "--drafter " + method + ":" CONVOKE_SOURCE_DIR "/demo/drafters/" + method;
+}
+
 /// The demo model drafting for itself: nearly everything it says is accepted, to the full depth.
 const std::string kItself = "--drafter draft-model:" CONVOKE_SOURCE_DIR "/demo/model ";
 
@@ -114,14 +119,14 @@ TEST_P(DrafterJobs, OneProcess) {
   for (const std::string& flags : {
            std::string("--drafter lookahead "),
            std::string("--drafter lookahead:window=3,ngram=4,guesses=2 --tp 4 "),
-           std::string("--drafter pass:random --draft-tokens 40 "),
-           std::string("--drafter pass:random,mode=two-pass,candidates=16 --tp 2 "),
+           shipped("pass") + " --draft-tokens 40 --expect-accepted 20 ",
+           shipped("pass") + ",mode=two-pass,candidates=16 --tp 2 --expect-accepted 20 ",
            std::string("--drafter pass:random,lookahead=3 --tp 4 --max-num-seqs 1 "),
-           std::string("--drafter eagle:random --max-num-seqs 1 --prompt-chunk 7 "),
-           std::string("--drafter eagle:random,tree=static --draft-tokens 25 --tp 2 "),
-           std::string("--drafter eagle3:random --tp 4 --kv-cache-tokens 1600 "),
+           shipped("eagle") + " --max-num-seqs 1 --prompt-chunk 7 --expect-accepted 60 ",
+           shipped("eagle") + ",tree=static --draft-tokens 25 --tp 2 --expect-accepted 60 ",
+           shipped("eagle3") + " --tp 4 --kv-cache-tokens 1600 --expect-accepted 60 ",
            std::string("--drafter eagle3:random --draft-ahead --drafter-placement process "),
-           std::string("--drafter medusa:random --tp 2 --prompt-chunk 5 "),
+           shipped("medusa") + " --tp 2 --prompt-chunk 5 --expect-accepted 40 ",
            std::string("--drafter eagle:random --draft-tokens -1 "),
            kItself + "--expect-accepted 60 ",
            kItself + "--unshared-noise --tp 2 ",
@@ -154,10 +159,10 @@ TEST_P(DrafterJobs, OnRanksOfTheirOwn) {
   for (const auto& [ranks, flags] : std::initializer_list<std::pair<int, std::string>>{
            {2, kItself + "--expect-accepted 20 "},  // drafts ahead: it has a rank
            {3, kItself + "--unshared-noise "},
-           {3, "--drafter eagle:random "},
+           {3, shipped("eagle") + " --expect-accepted 40 "},
            {5, "--drafter eagle3:random --prompt-chunk 7 "},
-           {3, "--drafter medusa:random "},
-           {3, "--drafter pass:random --draft-tokens 40 "},
+           {3, shipped("medusa") + " "},
+           {3, shipped("pass") + " --draft-tokens 40 "},
            {2, "--drafter pass:random,mode=two-pass "},
            {3, "--drafter lookahead --max-num-seqs 1 "}}) {
     expect_same(mpirun(ranks) + kFewProbe + flags);
