@@ -98,7 +98,7 @@ void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
              });
   group.integer("--draft-depth", common.draft_depth, 1, 64, "deepest draft (default: 8)");
   group.integer("--draft-top-k", common.draft_top_k, 1, 64,
-                "continuations looked at after each draft token (default: the drafter's)");
+                "continuations looked at after each draft token (default: by the size of trees)");
   group.choice("--draft-ahead", common.draft_ahead, {"auto", "on", "off"},
                "draft while the target works (default: auto, where the drafter has a rank)");
   group.flag("--no-shared-noise", common.unshared_noise,

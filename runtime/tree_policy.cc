@@ -27,6 +27,10 @@ constexpr double kFirstNodes = 8;
 // More nodes than were used lately are asked for, so that there is a choice.
 constexpr double kNodesSlack = 2.0;
 constexpr int kMoreNodes = 8;
+// A tree of n nodes is grown n / 3 wide: wider levels cost the drafter rows of its own passes, and
+// bring nodes that are not verified in the end.
+constexpr double kNodesPerWidth = 3.0;
+constexpr int kLeastWidth = 3, kMostWidth = 10;
 
 }  // namespace
 
@@ -76,8 +80,14 @@ TreePolicy::Round TreePolicy::next_round(std::span<const SequenceId> decoding) {
     round.wanted.push_back(id);
   }
   const int nodes = int(std::ceil(kNodesSlack * nodes_)) + kMoreNodes;
-  round.limits = {std::min(nodes, options_.max_nodes), depth, options_.top_k};
+  round.limits = {std::min(nodes, options_.max_nodes), depth, width()};
   return round;
+}
+
+/// Continuations to look at after each draft token: as asked for, or as many as pay.
+int TreePolicy::width() const {
+  if (options_.top_k > 0) return options_.top_k;
+  return std::clamp(int(std::lround(nodes_ / kNodesPerWidth)), kLeastWidth, kMostWidth);
 }
 
 void TreePolicy::SequenceState::doubt() {

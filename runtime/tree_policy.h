@@ -31,7 +31,7 @@ struct TreePolicyOptions {
   std::optional<int> fixed_nodes;
   int max_nodes = 64;  ///< per sequence, in `auto`
   int max_depth = 8;   ///< levels per tree, in both modes
-  int top_k = 0;       ///< passed on to the drafter
+  int top_k = 0;       ///< continuations per node; 0: by the size of trees (fixed: the drafter's)
 };
 
 class TreePolicy {
@@ -102,6 +102,7 @@ class TreePolicy {
   double leaning(const SequenceState& state) const;
   Plan best_plan(int sequences) const;
   double rate(int sequences, int depth, double drafts, double nodes) const;
+  int width() const;
   bool could_pay(int sequences) const;
   bool pays(const Plan& plan, int sequences, const SequenceState& state) const;
   static Ask ask(Pause& pause, bool pays, bool could_pay);

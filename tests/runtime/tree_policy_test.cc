@@ -351,6 +351,40 @@ TEST(TreePolicy, LeavesOutTheSequenceThatDraftsBadly) {
   EXPECT_LT(asked_bad, asked_good / 5);
 }
 
+/// How wide trees are asked for after many rounds.
+int settled_width(const std::function<double(int)>& cost, int top_k) {
+  TreePolicy policy({.max_nodes = 64, .max_depth = 8, .top_k = top_k}, cost_of(cost));
+  std::mt19937 random(3);
+  const std::vector<SequenceId> all{1};
+  int width = 0;
+  for (int i = 0; i < 300; ++i) {
+    const TreePolicy::Round round = policy.next_round(all);
+    if (round.wanted.empty()) continue;
+    width = round.limits.top_k;
+    policy.observe_draft(round.limits, 1e-5);
+    // A wide tree: many places, each with a small chance.
+    DraftTree tree;
+    for (int32_t k = 0; k < 40; ++k) {
+      tree.nodes.push_back({-1, k, false});
+      tree.gains.push_back(0.02f);
+    }
+    const std::vector<TreePolicy::Offer> offers{{1, &tree}};
+    truncate(tree, policy.choose(offers, 0, 100, 1e-5)[0], 100);
+    std::vector<int32_t> accepted;
+    if (random() % 50 < tree.nodes.size())
+      accepted.push_back(int32_t(random() % tree.nodes.size()));
+    policy.observe_outcome(1, tree, accepted);
+  }
+  return width;
+}
+
+TEST(TreePolicy, TreesAreGrownAsWideAsTheyAreUsed) {
+  EXPECT_EQ(settled_width([](int rows) { return 0.010 + 1e-8 * rows; }, 0), 10);
+  const auto dear = [](int rows) { return 0.006 + 0.004 * rows; };
+  EXPECT_EQ(settled_width(dear, 0), 3);
+  EXPECT_EQ(settled_width(dear, 5), 5);
+}
+
 TEST(TreePolicy, AFixedNumberIsObeyed) {
   TreePolicy policy({.fixed_nodes = 5, .max_depth = 3, .top_k = 7}, cost_of(compute_bound));
   const auto round = policy.next_round(std::vector<SequenceId>{4, 9});
