@@ -266,7 +266,7 @@ TEST(Beginning, OfEagle3BringsLargeStatesToSizeOne) {
   const std::vector<int> layers{0, 1, config.layers};
   const Eagle3Objective head(target, Eagle3Objective::make_config(config, 40, 0, layers), {}, {}, 3,
                              batch.tokens);
-  const Parameter& fc = head.exported().front();
+  const Parameter fc = head.exported().front();
   ASSERT_EQ(fc.name, "fc.weight");
   const torch::Tensor fused =
       torch::cat(target.run(batch.tokens, layers).states, -1).matmul(fc.value.t());
