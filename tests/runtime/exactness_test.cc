@@ -18,6 +18,7 @@ using testing::possible_tp;
 using testing::ReplicaShape;
 using testing::TestReplica;
 using testing::TestRequest;
+using testing::use_every_processor;
 
 const std::filesystem::path kModels = CONVOKE_SOURCE_DIR "/tests/golden/models";
 
@@ -34,19 +35,7 @@ std::vector<TestRequest> make_requests(const ModelConfig& config, int count) {
     r.sampling.max_tokens = 12 + int(random() % 12);
     r.sampling.temperature = i % 3 == 0 ? 0.0f : 1.0f;
     r.sampling.ignore_eos = i % 2 == 0;
-    if (i % 3 == 2) {
-      r.sampling.temperature = 0.8f;
-      r.sampling.top_p = 0.95f;
-      r.sampling.top_k = 20;
-      r.sampling.min_p = 0.01f;
-      r.sampling.repetition_penalty = 1.2f;
-      r.sampling.presence_penalty = 0.3f;
-      r.sampling.frequency_penalty = 0.2f;
-      r.sampling.logit_bias = {{3, 1.5f}, {7, -2.0f}};
-      r.sampling.min_tokens = 5;
-      r.sampling.stop_tokens = {9, 11};
-      r.sampling.logprobs = 3;
-    }
+    if (i % 3 == 2) use_every_processor(r.sampling);
   }
   return requests;
 }

@@ -20,18 +20,6 @@ using testing::TestRequest;
 
 const char kModels[] = CONVOKE_SOURCE_DIR "/tests/golden/models";
 
-double norm(const std::vector<float>& v) {
-  double sum = 0;
-  for (float x : v) sum += double(x) * x;
-  return std::sqrt(sum);
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-  return std::sqrt(sum);
-}
-
 // Roundings that a logit passes through: per layer two norms, four products, rotation, softmax and
 // two residual sums; then norm and lm_head. Independent roundings of relative size u add up as
 // their root; products over K terms contribute about sqrt(K) of them. The factor 4 is four standard
@@ -40,17 +28,6 @@ double rounding_bound(const ModelConfig& config, double u) {
   const double per_layer = 10;
   const double terms = std::sqrt(double(std::max<int64_t>(config.hidden, config.intermediate)));
   return 4 * u * std::sqrt(per_layer * config.layers + 2) * terms;
-}
-
-bool same_bits(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].size() != b[i].size() ||
-        std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) {
-      return false;
-    }
-  }
-  return true;
 }
 
 class Golden : public ::testing::TestWithParam<std::string> {

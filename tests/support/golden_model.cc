@@ -1,6 +1,8 @@
 #include "tests/support/golden_model.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -38,6 +40,24 @@ std::vector<std::string> golden_model_names(const std::filesystem::path& models)
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+double norm(const std::vector<float>& v) {
+  double sum = 0;
+  for (float x : v) sum += double(x) * x;
+  return std::sqrt(sum);
+}
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+  return std::sqrt(sum);
+}
+
+bool same_bits(const LogitRows& a, const LogitRows& b) {
+  return std::ranges::equal(a, b, [](const auto& x, const auto& y) {
+    return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+  });
 }
 
 void PrintTo(const GoldenModel& model, std::ostream* out) {

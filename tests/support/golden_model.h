@@ -36,6 +36,13 @@ GoldenModel load_golden_model(const std::filesystem::path& directory);
 /// Names of the models in `models` (CONVOKE_SOURCE_DIR "/tests/golden/models"), sorted.
 std::vector<std::string> golden_model_names(const std::filesystem::path& models);
 
+/// Logits of several positions.
+using LogitRows = std::vector<std::vector<float>>;
+double norm(const std::vector<float>& v);
+/// Between vectors of one size.
+double distance(const std::vector<float>& a, const std::vector<float>& b);
+bool same_bits(const LogitRows& a, const LogitRows& b);
+
 /// Prints the name: what GoogleTest shows for a parameter.
 void PrintTo(const GoldenModel& model, std::ostream* out);
 

@@ -259,6 +259,20 @@ TestReplica::TreeSource mixed_trees(const std::vector<TestRequest>& requests,
   };
 }
 
+void use_every_processor(SamplingParams& sampling) {
+  sampling.temperature = 0.8f;
+  sampling.top_p = 0.95f;
+  sampling.top_k = 20;
+  sampling.min_p = 0.01f;
+  sampling.repetition_penalty = 1.2f;
+  sampling.presence_penalty = 0.3f;
+  sampling.frequency_penalty = 0.2f;
+  sampling.logit_bias = {{3, 1.5f}, {7, -2.0f}};
+  sampling.min_tokens = 5;
+  sampling.stop_tokens = {9, 11};
+  sampling.logprobs = 3;
+}
+
 std::vector<int> possible_tp(const ModelConfig& config) {
   std::vector<int> sizes;
   for (int tp : {1, 2, 4, 8}) {

@@ -46,6 +46,9 @@ struct TestRequest {
   SamplingParams sampling;
 };
 
+/// Every penalty, filter and limit at once.
+void use_every_processor(SamplingParams& sampling);
+
 class TestReplica {
  public:
   TestReplica(const std::filesystem::path& model, const ReplicaShape& shape);

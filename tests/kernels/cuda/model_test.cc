@@ -17,20 +17,7 @@ using testing::Outcome;
 using testing::ReplicaShape;
 using testing::TestReplica;
 using testing::TestRequest;
-
-using Rows = std::vector<std::vector<float>>;
-
-double norm(const std::vector<float>& v) {
-  double sum = 0;
-  for (float x : v) sum += double(x) * x;
-  return std::sqrt(sum);
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-  return std::sqrt(sum);
-}
+using testing::use_every_processor;
 
 /// As in tests/runtime/transformer_golden_test.cc: independent roundings of activations and cache,
 /// and of weights if the checkpoint has more bits, add up as their root; four standard deviations.
@@ -45,12 +32,6 @@ double rounding_bound(const ModelConfig& config, DType storage) {
   return 4 * unit * std::sqrt(sources * roundings);
 }
 
-bool same_bits(const Rows& a, const Rows& b) {
-  return std::ranges::equal(a, b, [](const auto& x, const auto& y) {
-    return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
-  });
-}
-
 /// Greedy, sampled, and with every processor, by turns.
 std::vector<TestRequest> make_requests(const ModelConfig& config, int count) {
   std::mt19937 random(11);
@@ -63,17 +44,7 @@ std::vector<TestRequest> make_requests(const ModelConfig& config, int count) {
     r.sampling.max_tokens = 7 + int(random() % 4);
     r.sampling.temperature = i % 3 == 0 ? 0.0f : 1.0f;
     r.sampling.ignore_eos = true;
-    if (i % 3 != 2) continue;
-    r.sampling.temperature = 0.8f;
-    r.sampling.top_p = 0.95f;
-    r.sampling.top_k = 20;
-    r.sampling.min_p = 0.01f;
-    r.sampling.repetition_penalty = 1.2f;
-    r.sampling.presence_penalty = 0.3f;
-    r.sampling.logit_bias = {{3, 1.5f}, {7, -2.0f}};
-    r.sampling.min_tokens = 5;
-    r.sampling.stop_tokens = {9, 11};
-    r.sampling.logprobs = 3;
+    if (i % 3 == 2) use_every_processor(r.sampling);
   }
   return requests;
 }
@@ -87,7 +58,7 @@ class CudaGolden : public ::testing::TestWithParam<GpuCase> {
 TEST_P(CudaGolden, LogitsAreThoseOfTransformersInEveryChunk) {
   TestReplica replica(model.directory, on_gpus({}, storage));
   const double bound = rounding_bound(replica.config(), storage);
-  const Rows logits = replica.logits(model.prompt, 512);
+  const LogitRows logits = replica.logits(model.prompt, 512);
   for (size_t i = 0; i < model.positions.size(); ++i) {
     EXPECT_LE(distance(logits[size_t(model.positions[i])], model.logits[i]),
               bound * norm(model.logits[i]));
@@ -173,7 +144,7 @@ TEST(CudaDecoding, BitsDependOnNeitherClustersNorTheWorkSpaceOfAttention) {
   const GoldenModel model = load_golden_model(kGoldenModels / "llama-gqa-bf16");
   TestReplica reference(model.directory, on_gpus({}, DType::kBFloat16));
   const auto requests = make_requests(reference.config(), 3);
-  const Rows logits = reference.logits(model.prompt, 512);
+  const LogitRows logits = reference.logits(model.prompt, 512);
   const std::vector<Outcome> plain = reference.run(requests);
 
   TestReplica row_by_row(model.directory,
