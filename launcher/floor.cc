@@ -43,6 +43,13 @@ DrafterSpec fan_of(int nodes) {
   return spec;
 }
 
+template <class Measure>
+double mean_of(int count, Measure&& measure) {
+  double sum = 0;
+  for (int i = 0; i < count; ++i) sum += measure();
+  return sum / count;
+}
+
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
@@ -63,23 +70,25 @@ FloorReport measure_floor(Engine& engine, const ReplicaSetup& setup,
   FloorReport report;
   report.bytes_per_pass = engine.info().weight_bytes_per_pass;
   std::vector<std::vector<double>> seconds(row_counts.size());
-  std::vector<double> bandwidth, rate;
-  const auto yardstick =
+  std::vector<double> sweep, product;
+  const auto backend =
       cpu::make_cpu_backend({.threads = setup.threads * setup.tp, .isa = setup.isa});
+  cpu::ReadYardstick memory(*backend, size_t(report.bytes_per_pass));
+  cpu::MatmulYardstick arithmetic(*backend);
   uint64_t request = uint64_t{1} << 62;  // apart from the caller's ids
-  // Interleaved, so that a slow moment of the machine hits everything alike.
+  // By turns and in like portions, so that a slow moment of the machine hits everything alike.
   for (int round = 0; round < kRounds; ++round) {
-    bandwidth.push_back(cpu::measure_read_bandwidth(*yardstick, size_t(report.bytes_per_pass)));
-    rate.push_back(cpu::measure_matmul_rate(*yardstick));
     for (size_t i = 0; i < row_counts.size(); ++i) {
-      const int nodes = row_counts[i] - 1;
-      engine.use_drafter(fan_of(nodes));
+      memory.sweep();  // after passes the last cache holds another order of reading
+      sweep.push_back(mean_of(kTokens, [&] { return memory.sweep(); }));
+      product.push_back(arithmetic.product());
+      engine.use_drafter(fan_of(row_counts[i] - 1));
       seconds[i].push_back(time_passes(engine, request++));
     }
   }
-  // Medians on both sides of the ratio: rounds in which the machine was slow count alike.
-  const double bytes_per_second = median(bandwidth);
-  const double operations_per_second = median(rate);
+  // Means of a portion, and medians of the portions, on both sides of the ratio.
+  const double bytes_per_second = double(memory.bytes()) / median(sweep);
+  const double operations_per_second = arithmetic.operations() / median(product);
   report.read_bandwidth_gb_s = bytes_per_second * 1e-9;
   report.matmul_gflop_s = operations_per_second * 1e-9;
   for (size_t i = 0; i < row_counts.size(); ++i) {

@@ -62,7 +62,7 @@ struct Avx2Kernel {
   static constexpr int kMaxRows = 4;
   static constexpr int64_t kUnitBytes = 64;
   static constexpr int64_t kBlockUnits = 256;
-  static constexpr int64_t kPrefetchUnits = 24;
+  static constexpr int64_t kPrefetchBytes = 24 * kUnitBytes;
   static int panels_at_once(int rows) { return rows == 1 ? 2 : 1; }
   static void begin(int) {}
   static void end() {}
@@ -78,16 +78,15 @@ struct Avx2Kernel {
       }
     }
     // Prefetches run ahead in the panel and, from its end on, in the panel after this tile's.
-    const int64_t ahead = kPrefetchUnits * kUnitBytes;
-    const int64_t near_end = args.stream_left / kUnitBytes - kPrefetchUnits;
+    const Prefetch prefetch(args, P, kUnitBytes);
     for (int64_t u = 0; u < args.units; ++u) {
       const std::byte* weights = args.weights + u * kUnitBytes;
-      const int64_t distance = u < near_end ? ahead : ahead + (P - 1) * args.panel_bytes;
+      const int64_t ahead = prefetch.at(u);
 #pragma GCC unroll 2
       for (int p = 0; p < P; ++p) {
         const std::byte* line = weights + p * args.panel_bytes;
         if (args.stream_left != 0) {
-          _mm_prefetch(reinterpret_cast<const char*>(line + distance), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(line + ahead), _MM_HINT_T0);
         }
         Word::template multiply_add<R>(sums[p], args.x + 4 * u * R, line);
       }

@@ -29,6 +29,8 @@ struct TileArgs {
   /// When streaming: bytes from `weights` to the end of its panel. The kernel prefetches ahead of
   /// itself, and from there on in the panels that come after those of this tile. 0: no prefetch.
   int64_t stream_left = 0;
+  /// Not AMX: how far ahead, as whole panels of each stream and bytes in one of them.
+  int64_t fetch_panels = 0, fetch_bytes = 0;
 
   // AMX in blocks: what the tile fetches by the way for those that follow, a few lines per unit.
   const std::byte* next_weights = nullptr;
@@ -40,13 +42,32 @@ struct TileArgs {
   int64_t y_stride = 0;
 };
 
+/// Where a kernel that streams P panels at once prefetches: so many bytes ahead of itself in the
+/// panels that it is in or that follow, `crossing` units from the tile's beginning on in the next
+/// ones.
+struct Prefetch {
+  int64_t near = 0, far = 0, crossing = 0;
+
+  Prefetch(const TileArgs& args, int panels, int64_t unit_bytes)
+      : near(args.fetch_panels * panels * args.panel_bytes + args.fetch_bytes),
+        far(near + (panels - 1) * args.panel_bytes),
+        crossing((args.stream_left - args.fetch_bytes) / unit_bytes) {}
+
+  int64_t at(int64_t unit) const { return unit < crossing ? near : far; }
+};
+
 template <class Kernel>
 class MatmulLoops {
  public:
   explicit MatmulLoops(const MatmulJob& job)
       : job_(job),
         queues_(job.queues == nullptr ? &lone_queue_ : job.queues),
-        row_units_((job.rows + job.unit_rows - 1) / job.unit_rows) {}
+        row_units_((job.rows + job.unit_rows - 1) / job.unit_rows) {
+    if constexpr (!Kernel::kTiles) {
+      fetch_panels_ = Kernel::kPrefetchBytes / job.panel_bytes;
+      fetch_bytes_ = Kernel::kPrefetchBytes % job.panel_bytes;
+    }
+  }
 
   void run() {
     Kernel::begin(rows_of(0));
@@ -105,7 +126,11 @@ class MatmulLoops {
         args.units = job_.group_units;
         args.sums = count == 1 ? sums : local(i);
         args.sums_panel_floats = sums_panel_floats;
-        if (streaming) args.stream_left = job_.panel_bytes - (first + g + i) * job_.group_bytes;
+        if (streaming) {
+          args.stream_left = job_.panel_bytes - (first + g + i) * job_.group_bytes;
+          args.fetch_panels = fetch_panels_;
+          args.fetch_bytes = fetch_bytes_;
+        }
         Kernel::tile(args, rows, panels);
       }
       if (count == 1) return;
@@ -413,6 +438,7 @@ class MatmulLoops {
   PanelQueue lone_queue_;
   PanelQueue* const queues_;
   const int row_units_;
+  int64_t fetch_panels_ = 0, fetch_bytes_ = 0;
   int together_ = 1;
 };
 
