@@ -102,7 +102,7 @@ class Product {
       job.y = args_.y.row<float>(first_row);
     }
     // Of few rows all threads do what panels there are; who does which shows in the end.
-    if (rows > job.unit_rows && !reads_in_place(rows)) take_share(job);
+    if (!job.streams) take_share(job);
     if (job.panels > 0 && job.rows > 0) kernel_.run(job);
   }
 
@@ -130,25 +130,28 @@ class Product {
     return normed;
   }
 
-  bool reads_in_place(int rows) const { return !kernel_.tiles && !must_rearrange(rows); }
-
   bool must_rearrange(int rows) const {
     const bool ragged = layout_.group_inputs % kernel_.unit_inputs != 0;
-    if (!kernel_.tiles) return ragged || rows > kernel_.in_place_rows;
     // Rows a multiple of 4 KB apart would evict each other from the first cache; and what is read
     // again for every panel is best read line after line.
-    return ragged || rows > kernel_.max_rows || (rows > 8 && row_bytes_ % 4096 == 0);
+    const bool same_sets = rows > 8 && row_bytes_ % 4096 == 0;
+    if (kernel_.tiles) return ragged || same_sets || rows > kernel_.max_rows;
+    return ragged || same_sets || (rows > 1 && !kernel_.in_place);
+  }
+
+  bool streams(int rows) const {
+    return rows <= kernel_.max_rows || (rows <= kernel_.stream_rows && !must_rearrange(rows));
   }
 
   /// The whole of `rows` rows, as if one thread were to do it; x and y are not set.
   MatmulJob describe(int rows) const {
     MatmulJob job;
     job.rows = rows;
+    job.streams = streams(rows);
     if (kernel_.tiles) {
       job.unit_rows = kernel_.max_rows;
     } else {
-      const bool stream = rows <= kernel_.max_rows || reads_in_place(rows);
-      const int64_t units = divide_up(rows, stream ? kernel_.max_rows : kernel_.block_rows);
+      const int64_t units = divide_up(rows, job.streams ? kernel_.max_rows : kernel_.block_rows);
       job.unit_rows = int(divide_up(rows, units));
     }
     if (must_rearrange(rows)) {
@@ -215,8 +218,11 @@ class Product {
     const int end_unit = row_units * (row_part + 1) / grid.row_parts;
     const int first_row = first_unit * job.unit_rows;
     const int end_row = std::min(end_unit * job.unit_rows, job.rows);
-    job.x += kernel_.tiles ? first_unit * job.x_unit_bytes
-                           : int64_t(first_row) * job.groups * job.group_units * 4;
+    if (kernel_.tiles) {
+      job.x += first_unit * job.x_unit_bytes;
+    } else {
+      job.x += first_row * (job.x_in_place ? job.x_row_bytes : job.groups * job.group_units * 4);
+    }
     if (job.gated) {
       job.activated += first_row * job.activated_row_bytes +
                        first_output * int64_t(dtype_size(job.activated_dtype));

@@ -51,6 +51,8 @@ struct AmxKernel {
   // was fetched is evicted before it is used; with more rows, sooner.
   static constexpr int64_t prefetch_units(int row_tiles) { return row_tiles == 1 ? 4 : 2; }
   static int panels_at_once(int) { return 2; }
+  static constexpr int kRowsOfBlock = kBlockRows;
+  static int block_panels_at_once(int rows) { return panels_at_once(rows); }
 
   // Tiles 0-3: sums [panel][row tile]. Then the row tiles of x, then weights.
   static constexpr int kFirstX = 4;

@@ -64,6 +64,8 @@ struct Avx2Kernel {
   static constexpr int64_t kBlockUnits = 256;
   static constexpr int64_t kPrefetchBytes = 24 * kUnitBytes;
   static int panels_at_once(int rows) { return rows == 1 ? 2 : 1; }
+  static constexpr int kRowsOfBlock = kBlockRows;
+  static int block_panels_at_once(int rows) { return panels_at_once(rows); }
   static void begin(int) {}
   static void end() {}
 

@@ -32,6 +32,7 @@ struct MatmulJob {
   int64_t x_step_bytes = 0;      ///< AMX: from unit to unit
   int rows = 0;
   int unit_rows = 0;
+  bool streams = false;  ///< few rows: weights in the order in which they lie, once; else in blocks
 
   const std::byte* weights = nullptr;  ///< first panel of the job
   int64_t panels = 0;
@@ -65,7 +66,7 @@ struct MatmulJob {
   int threads = 1;
 };
 
-/// Blocking of long products (more rows than one row unit).
+/// Blocking of long products (more rows than one row unit): at most so much in a block.
 inline constexpr int kBlockRows = 512;
 inline constexpr int kBlockPanels = 16;
 inline constexpr int64_t kLevelFloats = int64_t(kBlockRows) * kBlockPanels * 16;
@@ -86,9 +87,11 @@ struct MatmulKernel {
   int max_rows = 0;     ///< up to here all rows make one row unit
   int block_rows = 0;   ///< largest row unit when there are more
   bool tiles = false;   ///< AMX: x may be read where it lies
-  /// Others: up to so many rows are read where they lie; more are put into the kernel's order
-  /// first.
-  int in_place_rows = 1;
+  /// Others: rows may be read where they lie; else only one row may, and more are put into the
+  /// kernel's order first.
+  bool in_place = false;
+  /// Up to so many rows that are read in place, the weights are streamed once for all row units.
+  int stream_rows = 0;
 };
 
 MatmulKernel portable_bf16_kernel();

@@ -41,6 +41,8 @@ struct PortableKernel {
   static constexpr int64_t kUnitBytes = 64;
   static constexpr int64_t kBlockUnits = 256;
   static int panels_at_once(int) { return 1; }
+  static constexpr int kRowsOfBlock = kBlockRows;
+  static int block_panels_at_once(int rows) { return panels_at_once(rows); }
   static void begin(int) {}
   static void end() {}
 

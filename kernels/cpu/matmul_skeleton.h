@@ -71,7 +71,7 @@ class MatmulLoops {
 
   void run() {
     Kernel::begin(rows_of(0));
-    if (row_units_ == 1 || job_.x_in_place) {
+    if (job_.streams) {
       stream();
     } else {
       blocks();
@@ -334,7 +334,7 @@ class MatmulLoops {
   /// first cache, and inputs and sums in the second.
   void blocks() {
     together_ = groups_together();
-    const int block_units = kBlockRows / job_.unit_rows;
+    const int block_units = Kernel::kRowsOfBlock / job_.unit_rows;
     for (int begin = 0; begin < row_units_; begin += block_units) {
       const int end = begin + block_units < row_units_ ? begin + block_units : row_units_;
       for (int64_t panel = 0; panel < job_.panels; panel += kBlockPanels) {
@@ -348,7 +348,7 @@ class MatmulLoops {
   void block(int begin, int end, int64_t first_panel, int64_t panels, int piece_index) {
     const Piece inputs = piece(piece_index);
     const bool final = piece_index + 1 == pieces();
-    const int at_once = Kernel::panels_at_once(job_.unit_rows);
+    const int at_once = Kernel::block_panels_at_once(job_.unit_rows);
     const int64_t panel_floats = int64_t(job_.unit_rows) * 16;
     int64_t place = 0;  // of the tile in its level
     for (int64_t p = 0; p < panels; p += at_once) {
