@@ -16,7 +16,8 @@ using testing::ShellResult;
 
 const std::string kProbe =
     CONVOKE_PROBE " --model " CONVOKE_SOURCE_DIR "/demo/model --prompts " CONVOKE_SOURCE_DIR
-                  "/demo/prompts.jsonl --max-tokens 24 ";
+                  "/demo/prompts.jsonl ";
+const std::string kAllProbe = kProbe + "--max-tokens 16 ";
 
 struct Sampling {
   const char* name;
@@ -26,7 +27,7 @@ struct Sampling {
 class DemoJobs : public ::testing::TestWithParam<Sampling> {
  protected:
   void SetUp() override {
-    reference = run(kProbe + "--threads 1 --max-num-seqs 1 ");
+    reference = run(kAllProbe + "--threads 1 --max-num-seqs 1 ");
     ASSERT_EQ(std::ranges::count(reference, '\n'), 34);
   }
   std::string run(const std::string& command) {
@@ -53,7 +54,7 @@ TEST_P(DemoJobs, OneProcess) {
         "--replicas 2 --drafter ngram ", "--drafter ngram --drafter-placement process ",
         // Less cache than the sequences want: they push each other out.
         "--kv-cache-tokens 1600 --drafter ngram "}) {
-    expect_same(kProbe + flags);
+    expect_same(kAllProbe + flags);
   }
 }
 
@@ -68,7 +69,7 @@ TEST_P(DemoJobs, UnderMpirun) {
            {4, "--tp 4 "},
            {5, "--drafter ngram --prompt-chunk 7 "},
            {4, "--replicas 2 --drafter random:6 "}}) {
-    expect_same(mpirun(ranks) + kProbe + flags);
+    expect_same(mpirun(ranks) + kAllProbe + flags);
   }
 }
 
@@ -82,7 +83,7 @@ TEST_P(DemoJobs, AcrossHosts) {
   // Two shards of one host and the drafter on another; then everybody alone.
   for (const char* where : {"-np 3 --host h1:2,h2:1 ", "-np 3 --host h1:1,h2:1,h3:1 "}) {
     const ShellResult result =
-        shell(hosts + where + kProbe + "--drafter ngram " + GetParam().flags);
+        shell(hosts + where + kAllProbe + "--drafter ngram " + GetParam().flags);
     if (result.exit_code == 77) GTEST_SKIP() << "hosts cannot be made here";
     EXPECT_EQ(result.exit_code, 0) << result.err;
     EXPECT_TRUE(result.out == reference) << "other tokens or logits: " << where;
@@ -100,7 +101,7 @@ INSTANTIATE_TEST_SUITE_P(Temperatures, DemoJobs, kSamplings, name_of);
 // --- every drafter ------------------------------------------------------------------------------
 
 // Patient, so that trees take part however busy the machine is; still, any of them may be late.
-const std::string kFewProbe = kProbe + "--limit 8 --draft-deadline-ms 5000 ";
+const std::string kFewProbe = kProbe + "--limit 8 --max-tokens 24 --draft-deadline-ms 5000 ";
 
 /// A drafter that comes with the demo model.
 std::string shipped(const std::string& method) {
@@ -145,8 +146,8 @@ TEST_P(DrafterJobs, WithVerdictsAndTreesOutOfStep) {
       : name == "Nucleus" ? std::vector<const char*>{"garbage-every=3,oversize-every=2"}
                           : std::vector<const char*>{"delay-ms=15,mute-every=4", "die-every=40"};
   for (const char* faults : kinds) {
-    const std::string misbehaving =
-        std::string("env CONVOKE_TEST_DRAFTER_FAULTS=") + faults + " " + kProbe + "--limit 8 ";
+    const std::string misbehaving = std::string("env CONVOKE_TEST_DRAFTER_FAULTS=") + faults + " " +
+                                    kProbe + "--limit 8 --max-tokens 24 ";
     const bool dies = faults[0] == 'd' && faults[1] == 'i';
     const std::string place = dies ? "--drafter-placement process " : "";
     expect_same(misbehaving + kItself + "--draft-ahead " + place);
