@@ -207,6 +207,11 @@ struct PassArrays {
   std::array<std::span<const PickRow>, 2> picks;
 };
 
+/// A pass may have rows that only fill it up to a number that Backend::pass_rows() asks for, after
+/// all others: with this token, a block table that is not read, no context, an empty path, and the
+/// slot -1. They enter as NaN, so what they would ever reach shows, and reach nothing.
+inline constexpr int32_t kPaddingToken = INT32_MIN;
+
 /// The largest passes that a backend will be asked for, on this rank.
 struct PassLimits {
   int rows = 0;
@@ -236,6 +241,10 @@ class Backend {
   /// Takes the memory that passes within these limits need, after all matrices were packed and
   /// outside of programs; programs take none. Asked again, what is there stays if it suffices.
   virtual void reserve(const PassLimits& limits) = 0;
+
+  /// How many rows a pass, or a pick from it, of `rows` rows is to have, padding rows included; at
+  /// most as many as reserve() was told of. A backend that replays passes has few different ones.
+  virtual int pass_rows(int rows) const { return rows; }
 
   /// Executes `program` (see the contract above) and returns when its results can be read.
   /// One program at a time; called from one thread.

@@ -113,8 +113,6 @@ void Picker::end() {
     const auto rest =
         std::partition(group->requests.begin(), group->requests.end(),
                        [](const PickRequest& request) { return request.ranked != nullptr; });
-    group->ranked_rows = size_t(rest - group->requests.begin());
-    group->rankings.resize(group->ranked_rows * rank_count_);
     for (const PickRequest& request : group->requests) {
       group->rows.push_back(request.row);
       group->params.push_back(request.params);
@@ -122,7 +120,9 @@ void Picker::end() {
       group->params.back().edits =
           std::span(edits_).subspan(request.edits_begin, request.edits_end - request.edits_begin);
     }
+    pad(*group, size_t(rest - group->requests.begin()));
     group->picks.resize(group->rows.size());
+    group->rankings.resize(group->ranked_rows * rank_count_);
   }
   if (filtered_.rows.empty()) return;
   logprobs_.resize(filtered_.rows.size() * size_t(1 + max_logprobs_));
@@ -136,6 +136,17 @@ void Picker::end() {
       whole_ = backend_.allocate(size_t(kLogitRows) * size_t(vocabulary_) * sizeof(float));
     }
   }
+}
+
+/// Fills up to the numbers of rows that the backend wants; `ranked`: how many want a ranking.
+void Picker::pad(Group& group, size_t ranked) {
+  const size_t count = group.rows.size();
+  group.ranked_rows = ranked;
+  if (count == 0 || count > kLogitRows) return;
+  const auto padded = size_t(backend_.pass_rows(int(count)));
+  group.rows.resize(padded, group.rows.front());
+  group.params.resize(padded);
+  if (ranked > 0) group.ranked_rows = std::min(size_t(backend_.pass_rows(int(ranked))), padded);
 }
 
 void Picker::announce(PassArrays& arrays) const {
@@ -269,7 +280,7 @@ void Picker::pick_whole(Stream& stream, const TensorView& logits, size_t begin, 
 
 void Picker::deliver() {
   for (Group* group : {&plain_, &filtered_}) {
-    for (size_t i = 0; i < group->ranked_rows; ++i) {
+    for (size_t i = 0; i < group->requests.size() && group->requests[i].ranked != nullptr; ++i) {
       const auto first = group->rankings.begin() + ptrdiff_t(i * rank_count_);
       group->requests[i].ranked->assign(first, first + ptrdiff_t(rank_count_));
     }

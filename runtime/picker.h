@@ -56,9 +56,10 @@ class Picker {
     std::vector<int32_t> rows;
     std::vector<PickRow> params;
     std::vector<Pick> picks;
-    size_t ranked_rows = 0;             ///< the first so many want a ranking
+    size_t ranked_rows = 0;             ///< the first so many are ranked
     std::vector<RankedToken> rankings;  ///< [ranked_rows][rank_count]
   };
+  void pad(Group& group, size_t ranked);
   void bid(Stream& stream, const TensorView& logits, size_t begin, size_t count);
   void rank(Stream& stream, Group& group, const TensorView& logits, size_t begin, size_t count);
   void pick_whole(Stream& stream, const TensorView& logits, size_t begin, size_t count);

@@ -25,7 +25,7 @@ ShardExecutor::ShardExecutor(Backend& backend, Communicator& communicator,
     list->reserve(rows);
   }
   path_begin_.reserve(rows + 1);
-  block_tables_.reserve(size_t(limits.max_sequences));
+  block_tables_.reserve(size_t(limits.max_sequences) + 1);
   moves_.reserve(rows);
   path_tokens_.reserve(rows);
   edit_scratch_.reserve(size_t{1} << 12);
@@ -40,6 +40,8 @@ void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
   follow_draft_setup();
   apply_opens_and_closes(plan);
   lay_out_rows(plan, result);
+  const int rows = int(tokens_.size());
+  pad_rows();
 
   const AttentionBatch batch{.rows = int(tokens_.size()),
                              .sequence = sequence_,
@@ -49,7 +51,7 @@ void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
                              .path_begin = path_begin_,
                              .path_slots = path_slots_,
                              .block_tables = block_tables_};
-  if (batch.rows > 0) {
+  if (!tokens_.empty()) {
     PassArrays arrays{
         .tokens = tokens_, .batch = &batch, .layers = cache_.layers(), .moves = moves_};
     picker_.announce(arrays);
@@ -60,7 +62,7 @@ void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
     });
     picker_.deliver();
   }
-  result.features = transformer_.features(batch.rows);
+  result.features = transformer_.features(rows);
   result.communication_seconds = transformer_.take_communication_seconds();
   result.compute_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -111,6 +113,22 @@ void ShardExecutor::lay_out_rows(const StepPlan& plan, StepResult& result) {
   }
   picker_.end();
   CONVOKE_CHECK_LE(int(tokens_.size()), limits_.max_rows);
+}
+
+/// Fills the pass up to the number of rows that the backend wants (kPaddingToken).
+void ShardExecutor::pad_rows() {
+  const auto rows = tokens_.size();
+  if (rows == 0) return;
+  const auto padded = size_t(backend_.pass_rows(int(rows)));
+  if (padded == rows) return;
+  static constexpr int32_t kNoTable = 0;
+  tokens_.resize(padded, kPaddingToken);
+  sequence_.resize(padded, int32_t(block_tables_.size()));
+  position_.resize(padded, 0);
+  slot_.resize(padded, -1);
+  context_.resize(padded, 0);
+  path_begin_.resize(padded + 1, path_begin_.back());
+  block_tables_.push_back(&kNoTable);
 }
 
 void ShardExecutor::lay_out_sequence(const SequenceRows& rows, Place& place, int index,

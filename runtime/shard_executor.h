@@ -52,6 +52,7 @@ class ShardExecutor {
   void apply_opens_and_closes(const StepPlan& plan);
   void apply_commit(const SequenceRows& rows, Place& place);
   void lay_out_rows(const StepPlan& plan, StepResult& result);
+  void pad_rows();
   void lay_out_sequence(const SequenceRows& rows, Place& place, int index, SequencePicks& picks);
   void add_chain_row(int32_t token, int32_t position, int index);
   void add_tree_row(const SequenceRows& rows, int node, int first_row, int index);

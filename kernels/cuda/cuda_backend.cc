@@ -12,6 +12,11 @@
 namespace convoke::cuda {
 namespace {
 
+// Passes of up to so many rows are replayed: those of decoding. Below, the sizes that they have.
+// Products take rows by eights, so between them mostly attention and logits are wasted.
+constexpr int kMostReplayedRows = 64;
+constexpr int kReplayedRows[] = {1, 2, 4, 8, 16, 24, 32, 48, kMostReplayedRows};
+
 /// A matrix with its memory.
 class OwnedMatrix final : public CudaPackedMatrix {
  public:
@@ -52,6 +57,8 @@ class CudaBackend final : public Backend {
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override;
   size_t kv_block_bytes(const KvShape& shape) const override { return cuda::kv_block_bytes(shape); }
   void reserve(const PassLimits& limits) override;
+  int pass_rows(int rows) const override;
+  const GraphCounters& graph_counters() const { return graphs_.counters(); }
 
   using Backend::run;
   void run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) override;
@@ -90,7 +97,7 @@ class CudaBackend final : public Backend {
   }
   void move_kv(Stream&, std::span<const KvLayer> layers, std::span<const KvMove> moves) override {
     if (layers.empty() || moves.empty()) return;
-    cuda::move_kv(queue_, staging_.on_device(layers), layers[0].shape, staging_.on_device(moves));
+    cuda::move_kv(queue_, staging_.on_device(layers), layers[0].shape, staging_.moves(moves));
   }
   void pick_slice(Stream&, const PickSliceArgs& args) override {
     PickSliceArgs on_device = args;
@@ -123,6 +130,7 @@ class CudaBackend final : public Backend {
   };
 
   Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
+  void submit();
   void finish();
   void abandon() noexcept;
 
@@ -134,6 +142,9 @@ class CudaBackend final : public Backend {
   DeviceBuffer workspace_;
   PassStaging staging_;
   PassResults results_;
+  LaunchLog log_;  ///< of a program that is replayed; queue_.log points here while it runs
+  GraphCache graphs_;
+  int most_rows_ = 0;  ///< that reserve() was told of
 };
 
 std::unique_ptr<PackedMatrix> CudaBackend::pack(const MatrixSource& source) {
@@ -174,15 +185,24 @@ void CudaBackend::reserve(const PassLimits& limits) {
     bytes = std::max(bytes, matmul_workspace_bytes(queue_, layout, limits.rows, true));
   }
   if (bytes > workspace_.bytes()) workspace_ = DeviceBuffer(bytes, "work space");
+  most_rows_ = limits.rows;
   staging_.reserve(limits, attention);
   results_.ensure(PassResults::bytes_for(size_t(limits.rows)));
 }
 
+int CudaBackend::pass_rows(int rows) const {
+  if (!options_.graphs || rows > kMostReplayedRows) return rows;
+  return std::max(rows, std::min(*std::ranges::lower_bound(kReplayedRows, rows), most_rows_));
+}
+
 void CudaBackend::run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) {
   select_device(device_);
-  staging_.begin(queue_, arrays);
+  const bool replayed =
+      options_.graphs && arrays.batch != nullptr && arrays.batch->rows <= kMostReplayedRows;
+  staging_.begin(queue_, arrays, replayed);
   results_.ensure(PassResults::bytes_for(arrays.picks[0].size() + arrays.picks[1].size()));
   ProgramStream stream(*this);
+  queue_.log = replayed ? &log_ : nullptr;
   try {
     program(stream);
     finish();
@@ -192,8 +212,18 @@ void CudaBackend::run(const PassArrays& arrays, FunctionRef<void(Stream&)> progr
   }
 }
 
+/// Enqueues what was written down.
+void CudaBackend::submit() {
+  if (log_.empty()) return;
+  CudaStream queue = queue_;
+  queue.log = nullptr;
+  graphs_.run(queue, log_);
+  log_.clear();
+}
+
 /// Waits for what was enqueued, and hands out what it gave.
 void CudaBackend::finish() {
+  submit();
   results_.read_back(queue_);
   synchronise(queue_.handle);
   results_.deliver();
@@ -206,14 +236,23 @@ void CudaBackend::abandon() noexcept {
   } catch (const Error&) {
     // The error that led here says more.
   }
+  log_.clear();
   results_.drop();
 }
 
 void CudaBackend::copy(Stream&, const TensorView& from, const TensorView& to) {
   CONVOKE_CHECK(from.dtype == to.dtype && from.rows == to.rows && from.cols == to.cols);
-  const size_t element = dtype_size(from.dtype);
-  enqueue_copy(queue_.handle, to.data, size_t(to.row_stride) * element, from.data,
-               size_t(from.row_stride) * element, size_t(from.cols) * element, size_t(from.rows));
+  const size_t element = dtype_size(from.dtype), row_bytes = size_t(from.cols) * element;
+  const auto enqueue = [to = to.data, to_pitch = size_t(to.row_stride) * element, from = from.data,
+                        from_pitch = size_t(from.row_stride) * element, row_bytes,
+                        rows = size_t(from.rows)](const CudaStream& queue) {
+    enqueue_copy(queue.handle, to, to_pitch, from, from_pitch, row_bytes, rows);
+  };
+  if (queue_.log != nullptr && copies_asynchronously(from.data) && copies_asynchronously(to.data)) {
+    return queue_.log->add(enqueue);
+  }
+  submit();
+  enqueue(queue_);
 }
 
 void CudaBackend::attention(Stream&, const AttentionArgs& args) {
@@ -265,6 +304,10 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
                 options.device, info.name, info.major, info.minor);
   }
   return std::make_unique<CudaBackend>(options, std::move(info));
+}
+
+const GraphCounters& graph_counters(const Backend& backend) {
+  return dynamic_cast<const CudaBackend&>(backend).graph_counters();
 }
 
 size_t free_memory(int device) {

@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "kernels/check.h"
+#include "kernels/cuda/launch_log.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/dtype_convert.h"
 #include "kernels/tensor.h"
@@ -172,11 +173,15 @@ inline uint4 load_streaming(const uint4* from) {
 }
 inline void prefetch(const void*) {}
 
-/// Runs a kernel: launch(stream, shape, kernel<...>, arguments...). On an emulated stream it runs
-/// when somebody waits for the stream, and may see device memory only; without one, at once.
+/// Runs a kernel: launch(stream, shape, kernel<...>, arguments...), or writes it down where the
+/// stream has a log. On an emulated stream it runs when somebody waits for the stream, and may see
+/// device memory only; without one, at once.
 template <typename... Params, typename... Args>
 void launch(const CudaStream& stream, const LaunchShape& shape, void (*kernel)(Params...),
             Args... args) {
+  if (stream.log != nullptr) {
+    return stream.log->add([=](const CudaStream& to) { launch(to, shape, kernel, args...); });
+  }
   const ::convoke::emulation::Shape emulated = {shape.grid, shape.block, shape.shared_bytes,
                                                 unsigned(shape.cluster)};
   if (stream.handle == nullptr) return ::convoke::emulation::launch(emulated, kernel, args...);
@@ -283,6 +288,9 @@ void check_cuda(cudaError_t code, const std::string& what);
 template <typename... Params, typename... Args>
 void launch(const CudaStream& stream, const LaunchShape& shape, void (*kernel)(Params...),
             Args... args) {
+  if (stream.log != nullptr) {
+    return stream.log->add([=](const CudaStream& to) { launch(to, shape, kernel, args...); });
+  }
   if (shape.shared_bytes > kPlainSharedBytes) {
     const cudaError_t code = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes));

@@ -125,8 +125,46 @@ void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* fr
       "cudaMemcpy2DAsync");
 }
 
+bool copies_asynchronously(const void* memory) {
+  cudaPointerAttributes attributes = {};
+  check_cuda(cudaPointerGetAttributes(&attributes, memory), "cudaPointerGetAttributes");
+  return attributes.type != cudaMemoryTypeUnregistered;
+}
+
 void synchronise(CUstream_st* stream) {
   check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize (a kernel, or a copy, failed)");
+}
+
+void begin_capture(CUstream_st* stream) {
+  // Thread-local: what other threads do with the device (loading a model, another shard) is theirs.
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
+             "cudaStreamBeginCapture");
+}
+
+CUgraphExec_st* end_capture(CUstream_st* stream) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t ready = nullptr;
+  const cudaError_t code = cudaGraphInstantiate(&ready, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(code, "cudaGraphInstantiate");
+  return ready;
+}
+
+void drop_capture(CUstream_st* stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  if (cudaStreamEndCapture(stream, &graph) == cudaSuccess && graph != nullptr) {
+    cudaGraphDestroy(graph);
+  }
+  cudaGetLastError();  // or the next launch would report it
+}
+
+void launch_graph(CUgraphExec_st* graph, CUstream_st* stream) {
+  check_cuda(cudaGraphLaunch(graph, stream), "cudaGraphLaunch");
+}
+
+void destroy_graph(CUgraphExec_st* graph) noexcept {
+  cudaGraphExecDestroy(graph);
 }
 
 }  // namespace convoke::cuda

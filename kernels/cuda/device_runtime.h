@@ -11,6 +11,8 @@
 
 #include "kernels/cuda/stream.h"
 
+struct CUgraphExec_st;
+
 namespace convoke::cuda {
 
 struct DeviceInfo {
@@ -42,7 +44,21 @@ void destroy_stream(CUstream_st* stream) noexcept;
 /// two of device and host memory. Host memory that is not pinned makes the call wait.
 void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* from,
                   size_t from_pitch, size_t row_bytes, size_t rows);
+/// Whether a copy from or to this memory waits for nothing: the device's, or pinned.
+bool copies_asynchronously(const void* memory);
 /// Waits for all that was enqueued. Also where errors of kernels show.
 void synchronise(CUstream_st* stream);
+
+// Graphs. Between begin_capture and end_capture what is enqueued on the stream is recorded instead;
+// the calling thread must not wait, allocate, free or copy memory that is not pinned meanwhile.
+
+void begin_capture(CUstream_st* stream);
+/// The recorded work as a graph that can be launched again and again, with the same arguments.
+CUgraphExec_st* end_capture(CUstream_st* stream);
+/// After an error: ends the capture, if there still is one.
+void drop_capture(CUstream_st* stream) noexcept;
+/// Enqueues the graph's work.
+void launch_graph(CUgraphExec_st* graph, CUstream_st* stream);
+void destroy_graph(CUgraphExec_st* graph) noexcept;
 
 }  // namespace convoke::cuda

@@ -46,7 +46,9 @@ __global__ void embed_kernel(const int32_t* tokens, Matrix<const T> table, int32
     const int64_t token = tokens[row];
     const int64_t place = token < 0 ? -1 - token : token - first_token;
     float value = 0;
-    if (token < 0) {
+    if (token == kPaddingToken) {
+      value = NAN;
+    } else if (token < 0) {
       if (first_token == 0) value = to_float(lookahead(place, column)) + 0.0f;
     } else if (0 <= place && place < table.rows) {
       value = to_float(table(place, column)) + 0.0f;

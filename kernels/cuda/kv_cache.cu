@@ -57,12 +57,14 @@ __global__ void __launch_bounds__(kThreads) rope_append_kernel(RopeJob job, T* c
   const int64_t angles = int64_t(job.position[row]) * (d / 2);
   const float *const cos = job.cos + angles, *const sin = job.sin + angles;
   const int32_t* const table = job.block_tables[job.sequence[row]];
+  const bool stored = job.slot[row] >= 0;
   for (int head = warp_index(); head < job.heads + 2 * job.kv_heads; head += kWarps) {
     float* const x = heads + head * d;
     if (head < job.heads) {
       rotate_head(x, x, job, cos, sin, job.q_norm);
       continue;
     }
+    if (!stored) break;
     const int kv_head = (head - job.heads) % job.kv_heads;
     T* const key = key_at(cache, job.kv_heads, d, kv_head, table, job.slot[row]);
     if (head < job.heads + job.kv_heads) {
@@ -85,6 +87,7 @@ __global__ void __launch_bounds__(kThreads)
     const int offset = i < head_dim ? i : kKvBlockSize * head_dim + i - head_dim;
     for (int m = 0; m < count; ++m) {
       const KvMove move = moves[m];
+      if (move.from == move.to) continue;  // fills up a list of fixed length
       *(key_at(data, kv_heads, head_dim, kv_head, move.block_table, move.to) + offset) =
           *(key_at(data, kv_heads, head_dim, kv_head, move.block_table, move.from) + offset);
     }

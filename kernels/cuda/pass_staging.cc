@@ -1,8 +1,10 @@
 #include "kernels/cuda/pass_staging.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/check.h"
+#include "kernels/cuda/launch_log.h"
 
 namespace convoke::cuda {
 namespace {
@@ -20,6 +22,25 @@ int32_t blocks_of(int64_t slots) {
   return int32_t((slots + kKvBlockSize - 1) / kKvBlockSize);
 }
 
+/// Padding rows belong to one more.
+size_t most_sequences(const PassLimits& limits) {
+  return size_t(limits.sequences) + 1;
+}
+
+/// Of a sequence that grows, attention is planned anew each time its length has doubled: what a row
+/// does not see costs it nothing but blocks that end at once.
+int step_of_length(int length, const PassLimits& limits) {
+  constexpr unsigned kLeast = 256;
+  return int(std::min(std::bit_ceil(std::max(unsigned(length), kLeast)),
+                      unsigned(std::max(limits.positions, 1))));
+}
+
+size_t step_of_moves(size_t moves) {
+  size_t step = 8;
+  while (step < moves) step *= 4;
+  return step;
+}
+
 }  // namespace
 
 // --- What kernels read --------------------------------------------------------------------------
@@ -27,23 +48,21 @@ int32_t blocks_of(int64_t slots) {
 void PassStaging::reserve(const PassLimits& limits, size_t attention_workspace) {
   limits_ = limits;
   attention_workspace_ = attention_workspace;
-  const auto rows = size_t(limits.rows), sequences = size_t(limits.sequences);
+  const auto rows = size_t(limits.rows), sequences = most_sequences(limits);
   const auto blocks = size_t(blocks_of(limits.positions + limits.rows));
   // Per row: tokens, gather, six arrays of the batch with its path (a tree of all rows has paths
-  // that grow with its depth; 32 nodes each are more than trees have), tiles, a move, a pick.
-  const size_t per_row = (2 + 6 + 32 + 2) * sizeof(int32_t) + sizeof(KvMove) + sizeof(PickRow);
+  // that grow with its depth; 32 nodes each are more than trees have), tiles, moves, a pick.
+  const size_t per_row = (2 + 6 + 32 + 2) * sizeof(int32_t) + 4 * sizeof(KvMove) + sizeof(PickRow);
   ensure(rows * per_row + sequences * (padded(blocks * sizeof(int32_t)) + sizeof(int32_t*)) +
          kUsualEdits * sizeof(LogitEdit) + (kArrays + rows) * kAlignment);
   slots_.reserve(sequences);
-  tables_.reserve(sequences);
-  tiles_.reserve(rows + 1);
   pieces_.reserve(kArrays);
   turns_.reserve(rows);
 }
 
 size_t PassStaging::bytes_for(const PassArrays& arrays) const {
-  size_t bytes =
-      arrays.tokens.size_bytes() + arrays.layers.size_bytes() + arrays.moves.size_bytes();
+  size_t bytes = arrays.tokens.size_bytes() + arrays.layers.size_bytes() +
+                 step_of_moves(arrays.moves.size()) * sizeof(KvMove);
   size_t count = kArrays;
   for (const auto& rows : arrays.rows) bytes += rows.size_bytes();
   for (const auto& picks : arrays.picks) {
@@ -57,7 +76,7 @@ size_t PassStaging::bytes_for(const PassArrays& arrays) const {
     // sequence, position, slot, context; a tile, or a turn of one, has a row at least.
     bytes += size_t(batch.rows) * 6 * sizeof(int32_t);
     count += batch.block_tables.size() + turns_.capacity();
-    bytes += batch.block_tables.size_bytes();
+    bytes += std::max(batch.block_tables.size(), most_sequences(limits_)) * sizeof(const int32_t*);
     for (const int32_t slots : slots_) bytes += size_t(blocks_of(slots)) * sizeof(int32_t);
   }
   return bytes + count * kAlignment;
@@ -70,49 +89,55 @@ void PassStaging::ensure(size_t bytes) {
   device_ = DeviceBuffer(bytes, "the arrays of a pass");
 }
 
-void PassStaging::begin(const CudaStream& stream, const PassArrays& arrays) {
+void PassStaging::begin(const CudaStream& stream, const PassArrays& arrays, bool recurring) {
   used_ = 0;
+  recurring_ = recurring;
   pieces_.clear();
   turns_.clear();
   host_batch_ = arrays.batch;
+  host_moves_ = arrays.moves.data();
   if (arrays.batch != nullptr) measure(*arrays.batch, arrays.moves);
   ensure(bytes_for(arrays));
+  // First what has a place of its own for each row; lists of varying length lie behind it, so that
+  // they move nothing.
   place(arrays.tokens);
-  if (arrays.batch != nullptr) {
-    place_batch(*arrays.batch);
-    plan_turns(*arrays.batch);
-  }
+  if (arrays.batch != nullptr) place_rows(*arrays.batch);
   place_moves(arrays);
   for (const auto& rows : arrays.rows) place(rows);
-  for (const auto& picks : arrays.picks) place_picks(picks);
+  for (size_t i = 0; i < arrays.picks.size(); ++i) picks_[i] = place(arrays.picks[i]);
+  if (arrays.batch != nullptr) plan_turns(*arrays.batch);
+  place_lists(arrays);
   if (used_ == 0) return;
   enqueue_copy(stream.handle, device_.data(), used_, pinned_.data(), used_, used_, 1);
 }
 
-std::byte* PassStaging::take(size_t bytes) {
+template <typename T>
+std::span<T> PassStaging::take(size_t count) {
+  static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= kAlignment);
+  const size_t bytes = padded(count * sizeof(T));
   CONVOKE_CHECK_LE(used_ + bytes, pinned_.bytes());
   std::byte* const at = static_cast<std::byte*>(pinned_.data()) + used_;
-  used_ += padded(bytes);
-  std::fill(at + bytes, static_cast<std::byte*>(pinned_.data()) + used_, std::byte{});
+  used_ += bytes;
+  std::fill_n(at, bytes, std::byte{});
+  return {reinterpret_cast<T*>(at), count};
+}
+
+template <typename T>
+std::span<T> PassStaging::append(std::span<const T> values) {
+  const std::span<T> at = take<T>(values.size());
+  std::ranges::copy(values, at.begin());
+  for (T& value : at) clear_padding(value);
   return at;
 }
 
 template <typename T>
-T* PassStaging::append(std::span<const T> values) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  std::byte* const at = take(values.size_bytes());
-  if (!values.empty()) std::memcpy(at, values.data(), values.size_bytes());
-  return reinterpret_cast<T*>(at);
-}
-
-template <typename T>
-std::span<const T> PassStaging::place(std::span<const T> host) {
+std::span<T> PassStaging::place(std::span<const T> host) {
   if (host.empty()) return {};
-  const T* const at = append(host);
-  const auto offset = size_t(reinterpret_cast<const std::byte*>(at) -
+  const std::span<T> at = append(host);
+  const auto offset = size_t(reinterpret_cast<const std::byte*>(at.data()) -
                              static_cast<const std::byte*>(pinned_.data()));
   pieces_.push_back({reinterpret_cast<const std::byte*>(host.data()), host.size_bytes(), offset});
-  return {device_address(at), host.size()};
+  return at;
 }
 
 template <typename T>
@@ -158,71 +183,91 @@ void PassStaging::measure(const AttentionBatch& batch, std::span<const KvMove> m
   }
 }
 
-void PassStaging::place_batch(const AttentionBatch& batch) {
-  tables_.clear();
-  for (size_t i = 0; i < batch.block_tables.size(); ++i) {
-    const std::span<const int32_t> table(batch.block_tables[i], size_t(blocks_of(slots_[i])));
-    tables_.push_back(device_address(append(table)));
-  }
-  const std::span<const int32_t* const> tables(tables_);
+void PassStaging::place_rows(const AttentionBatch& batch) {
   batch_ = {.rows = batch.rows,
-            .sequence = place(batch.sequence),
-            .position = place(batch.position),
-            .slot = place(batch.slot),
-            .context = place(batch.context),
-            .path_begin = place(batch.path_begin),
-            .path_slots = place(batch.path_slots),
-            .block_tables = {device_address(append(tables)), tables.size()}};
+            .sequence = on_device_now(place(batch.sequence)),
+            .position = on_device_now(place(batch.position)),
+            .slot = on_device_now(place(batch.slot)),
+            .context = on_device_now(place(batch.context)),
+            .path_begin = on_device_now(place(batch.path_begin))};
+  const size_t sequences = batch.block_tables.size();
+  table_addresses_ = take<const int32_t*>(std::max(sequences, most_sequences(limits_)));
+  batch_.block_tables = on_device_now(table_addresses_).first(sequences);
 }
 
 void PassStaging::plan_turns(const AttentionBatch& batch) {
   CONVOKE_CHECK_GE(limits_.kv_heads, 1);  // reserve() was called
+  if (recurring_) max_length_ = std::max(max_length_, step_of_length(max_length_, limits_));
   const size_t of_row = attention_workspace_bytes(1, limits_.heads, limits_.head_dim, max_length_);
   const size_t fit = std::max<size_t>(attention_workspace_ / of_row, 1);
   const int most = int(std::min(fit, size_t(batch.rows)));
   for (int first = 0; first < batch.rows; first += most) {
-    const auto begin = size_t(first), count = size_t(std::min(most, batch.rows - first));
-    tiles_.resize(count + 1);
-    const int tiles = plan_attention(batch.sequence.subspan(begin, count), limits_.heads,
-                                     limits_.kv_heads, tiles_);
-    const std::span<const int32_t> used(tiles_.data(), size_t(tiles) + 1);
-    turns_.push_back({.batch = {.rows = int(count),
-                                .sequence = batch_.sequence.subspan(begin, count),
-                                .position = batch_.position.subspan(begin, count),
-                                .slot = batch_.slot.subspan(begin, count),
-                                .context = batch_.context.subspan(begin, count),
-                                .path_begin = batch_.path_begin.subspan(begin, count + 1),
-                                .path_slots = batch_.path_slots,
-                                .block_tables = batch_.block_tables},
-                      .plan = {.tile_begin = device_address(append(used)),
-                               .tiles = tiles,
-                               .max_length = max_length_},
-                      .first_row = first});
+    plan_turn(batch, first, std::min(most, batch.rows - first));
   }
+}
+
+void PassStaging::plan_turn(const AttentionBatch& batch, int first, int rows) {
+  const auto begin = size_t(first), count = size_t(rows);
+  const std::span<int32_t> tile_begin = take<int32_t>(count + 1);
+  int tiles = plan_attention(batch.sequence.subspan(begin, count), limits_.heads, limits_.kv_heads,
+                             tile_begin);
+  if (recurring_) {
+    // Tiles of no rows, behind the others.
+    std::ranges::fill(tile_begin.subspan(size_t(tiles)), int32_t(count));
+    tiles = std::min(int(std::bit_ceil(unsigned(tiles))), rows);
+  }
+  turns_.push_back({.batch = {.rows = rows,
+                              .sequence = batch_.sequence.subspan(begin, count),
+                              .position = batch_.position.subspan(begin, count),
+                              .slot = batch_.slot.subspan(begin, count),
+                              .context = batch_.context.subspan(begin, count),
+                              .path_begin = batch_.path_begin.subspan(begin, count + 1),
+                              .path_slots = {},  // place_lists
+                              .block_tables = batch_.block_tables},
+                    .plan = {.tile_begin = device_address(tile_begin.data()),
+                             .tiles = tiles,
+                             .max_length = max_length_},
+                    .first_row = first});
 }
 
 void PassStaging::place_moves(const PassArrays& arrays) {
+  moves_ = {};
   if (arrays.moves.empty()) return;
   CONVOKE_CHECK(arrays.batch != nullptr);
   place(arrays.layers);
-  place(arrays.moves);
-  auto* const moves =
-      reinterpret_cast<KvMove*>(static_cast<std::byte*>(pinned_.data()) + pieces_.back().offset);
-  for (size_t i = 0; i < arrays.moves.size(); ++i) {
-    const auto table = std::ranges::find(arrays.batch->block_tables, moves[i].block_table);
-    moves[i].block_table = tables_[size_t(table - arrays.batch->block_tables.begin())];
-  }
+  moves_ = take<KvMove>(recurring_ ? step_of_moves(arrays.moves.size()) : arrays.moves.size());
+  std::ranges::copy(arrays.moves, moves_.begin());
 }
 
-void PassStaging::place_picks(std::span<const PickRow> rows) {
-  if (rows.empty()) return;
-  place(rows);
-  auto* const staged =
-      reinterpret_cast<PickRow*>(static_cast<std::byte*>(pinned_.data()) + pieces_.back().offset);
+std::span<const KvMove> PassStaging::moves(std::span<const KvMove> moves) const {
+  CONVOKE_CHECK(moves.data() == host_moves_ && moves.size() <= moves_.size());
+  return on_device_now(moves_);
+}
+
+/// Paths, block tables and edits, and the addresses of these.
+void PassStaging::place_lists(const PassArrays& arrays) {
+  if (arrays.batch != nullptr) {
+    const AttentionBatch& batch = *arrays.batch;
+    batch_.path_slots = on_device_now(append(batch.path_slots));
+    for (AttentionTurn& turn : turns_) turn.batch.path_slots = batch_.path_slots;
+    for (size_t i = 0; i < batch.block_tables.size(); ++i) {
+      const std::span<const int32_t> table(batch.block_tables[i], size_t(blocks_of(slots_[i])));
+      table_addresses_[i] = device_address(append(table).data());
+    }
+  }
+  for (size_t i = 0; i < arrays.moves.size(); ++i) {
+    const auto tables = arrays.batch->block_tables;
+    const auto table = std::ranges::find(tables, moves_[i].block_table);
+    moves_[i].block_table = table_addresses_[size_t(table - tables.begin())];
+  }
+  for (size_t i = 0; i < arrays.picks.size(); ++i) place_edits(arrays.picks[i], picks_[i]);
+}
+
+void PassStaging::place_edits(std::span<const PickRow> rows, std::span<PickRow> staged) {
   for (size_t i = 0; i < rows.size(); ++i) {
     const std::span<const LogitEdit> edits = rows[i].edits;
     staged[i].edits = {};
-    if (!edits.empty()) staged[i].edits = {device_address(append(edits)), edits.size()};
+    if (!edits.empty()) staged[i].edits = on_device_now(append(edits));
   }
 }
 

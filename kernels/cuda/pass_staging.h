@@ -26,7 +26,10 @@ class PassStaging {
   void reserve(const PassLimits& limits, size_t attention_workspace);
 
   /// Lays the arrays out and enqueues their transfer. What lay there before must be done with.
-  void begin(const CudaStream& stream, const PassArrays& arrays);
+  /// `recurring`: the pass is one of many alike. Where things lie, and what turns() says of how
+  /// much there is, then depends on the numbers of rows and picks, and otherwise only on a few
+  /// steps of the number of moves, of attention's tiles and of the longest row.
+  void begin(const CudaStream& stream, const PassArrays& arrays, bool recurring);
 
   /// Where an announced array, or a part of one, lies on the device.
   template <typename T>
@@ -37,6 +40,8 @@ class PassStaging {
   /// The rows of the announced batch, which `batch` must be, in order.
   std::span<const AttentionTurn> turns(const AttentionBatch* batch) const;
   const AttentionBatch& batch() const { return batch_; }
+  /// The announced moves, which `moves` must be, and maybe some that move nothing.
+  std::span<const KvMove> moves(std::span<const KvMove> moves) const;
 
  private:
   /// An array that kernels are asked for by its place in host memory.
@@ -46,33 +51,45 @@ class PassStaging {
   };
   size_t bytes_for(const PassArrays& arrays) const;
   void ensure(size_t bytes);
-  std::byte* take(size_t bytes);  ///< of the pinned buffer
+  /// Zeros in the pinned buffer.
   template <typename T>
-  T* append(std::span<const T> values);  ///< a copy in the pinned buffer
+  std::span<T> take(size_t count);
+  /// A copy in the pinned buffer.
   template <typename T>
-  std::span<const T> place(std::span<const T> host);  ///< copies, and remembers where from
+  std::span<T> append(std::span<const T> values);
+  template <typename T>
+  std::span<T> place(std::span<const T> host);  ///< copies, and remembers where from
   template <typename T>
   T* device_address(T* pinned) const;
   const std::byte* find(const void* host, size_t bytes) const;
+  template <typename T>
+  std::span<const T> on_device_now(std::span<T> pinned) const {
+    return {device_address(pinned.data()), pinned.size()};
+  }
   void measure(const AttentionBatch& batch, std::span<const KvMove> moves);
-  void place_batch(const AttentionBatch& batch);
+  void place_rows(const AttentionBatch& batch);
   void plan_turns(const AttentionBatch& batch);
+  void plan_turn(const AttentionBatch& batch, int first, int rows);
   void place_moves(const PassArrays& arrays);
-  void place_picks(std::span<const PickRow> rows);
+  void place_lists(const PassArrays& arrays);
+  void place_edits(std::span<const PickRow> rows, std::span<PickRow> staged);
 
   PassLimits limits_;
   size_t attention_workspace_ = 0;
   PinnedBuffer pinned_;
   DeviceBuffer device_;
   size_t used_ = 0;
+  bool recurring_ = false;
   std::vector<Piece> pieces_;
   const AttentionBatch* host_batch_ = nullptr;
   AttentionBatch batch_;
   std::vector<AttentionTurn> turns_;
-  std::vector<int32_t> slots_;          ///< of each sequence, that the pass may touch
-  std::vector<const int32_t*> tables_;  ///< of each sequence, on the device
-  std::vector<int32_t> tiles_;          ///< scratch
-  int max_length_ = 0;                  ///< no row sees more positions
+  const KvMove* host_moves_ = nullptr;
+  std::span<KvMove> moves_;                    ///< staged
+  std::span<const int32_t*> table_addresses_;  ///< staged
+  std::span<PickRow> picks_[2];                ///< staged
+  std::vector<int32_t> slots_;                 ///< of each sequence, that the pass may touch
+  int max_length_ = 0;                         ///< no row sees more positions
 };
 
 /// What kernels write for the host: kept together on the device, read back in one transfer.

@@ -81,6 +81,10 @@ ShardExecutor& TestReplica::executor(int rank) {
   return ranks_[size_t(rank)]->shard.executor();
 }
 
+Backend& TestReplica::backend(int rank) {
+  return ranks_[size_t(rank)]->shard.backend();
+}
+
 void TestReplica::execute(const StepPlan& plan, StepResult& result) {
   on_all_ranks([&](Rank& rank) { rank.shard.executor().execute(plan, rank.result); });
   result = ranks_[0]->result;

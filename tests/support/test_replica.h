@@ -56,6 +56,7 @@ class TestReplica {
 
   const ModelConfig& config() const { return setup_.config; }
   ShardExecutor& executor(int rank);
+  Backend& backend(int rank);
   /// Executes one plan on all ranks; the result is rank 0's.
   void execute(const StepPlan& plan, StepResult& result);
 

@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -20,6 +21,11 @@
 /// Work that nobody has waited for yet.
 struct CUstream_st {
   std::vector<std::function<void()>> work;
+  bool capturing = false;
+  std::vector<std::function<void()>> captured;
+};
+struct CUgraphExec_st {
+  std::vector<std::function<void()>> work;
 };
 
 namespace convoke::emulation {
@@ -28,6 +34,17 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;
 constexpr std::byte kPoison{0xff};  // NaN in every type
+
+/// The stream that this thread captures: what a capture forbids is forbidden to the thread.
+thread_local CUstream_st* capturing = nullptr;
+
+void refuse_in_capture(const char* call) {
+  if (capturing == nullptr) return;
+  throw_error(ErrorKind::kResource,
+              "CUDA: {} on an emulated device: operation not permitted when stream is capturing "
+              "(cudaErrorStreamCaptureUnsupported)",
+              call);
+}
 
 /// Ranges of memory by their begin.
 class Ranges {
@@ -243,7 +260,7 @@ void check_argument_words(const void* argument, size_t bytes) {
 }
 
 void enqueue(CUstream_st* stream, std::function<void()> work) {
-  stream->work.push_back(std::move(work));
+  (stream->capturing ? stream->captured : stream->work).push_back(std::move(work));
 }
 
 }  // namespace convoke::emulation
@@ -267,15 +284,19 @@ void select_device(int device) {
 }
 
 void* allocate_device(size_t bytes, const char* purpose) {
+  emulation::refuse_in_capture("cudaMalloc");
   return devices().allocate(bytes, purpose);
 }
 void free_device(void* memory) noexcept {
+  CONVOKE_CHECK(emulation::capturing == nullptr);
   devices().release(memory);
 }
 void* allocate_pinned(size_t bytes, const char*) {
+  emulation::refuse_in_capture("cudaHostAlloc");
   return devices().allocate_pinned(bytes);
 }
 void free_pinned(void* memory) noexcept {
+  CONVOKE_CHECK(emulation::capturing == nullptr);
   devices().release_pinned(memory);
 }
 
@@ -283,7 +304,7 @@ CUstream_st* create_stream() {
   return new CUstream_st;
 }
 void destroy_stream(CUstream_st* stream) noexcept {
-  CONVOKE_CHECK(stream->work.empty());
+  CONVOKE_CHECK(stream->work.empty() && !stream->capturing);
   delete stream;
 }
 
@@ -292,6 +313,9 @@ void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* fr
   if (row_bytes == 0 || rows == 0) return;
   CONVOKE_CHECK(row_bytes <= to_pitch && row_bytes <= from_pitch);
   const bool to_host = !devices().on_device(to), from_host = !devices().on_device(from);
+  // As CUDA has it: what is not pinned is copied before the call returns.
+  const bool waits = (to_host && !devices().pinned(to)) || (from_host && !devices().pinned(from));
+  if (waits) emulation::refuse_in_capture("cudaMemcpyAsync of memory that is not pinned");
   if (from_host) {
     for (size_t r = 0; r < rows; ++r) {
       emulation::check_words(static_cast<const std::byte*>(from) + r * from_pitch, row_bytes,
@@ -299,19 +323,52 @@ void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* fr
     }
   }
   if (to_host || from_host) devices().count_copy(!to_host);
-  stream->work.emplace_back([=] {
+  emulation::enqueue(stream, [=] {
     for (size_t r = 0; r < rows; ++r) {
       std::memcpy(static_cast<std::byte*>(to) + r * to_pitch,
                   static_cast<const std::byte*>(from) + r * from_pitch, row_bytes);
     }
   });
-  // As CUDA has it: what is not pinned is copied before the call returns.
-  const bool waits = (to_host && !devices().pinned(to)) || (from_host && !devices().pinned(from));
   if (waits) synchronise(stream);
 }
 
+bool copies_asynchronously(const void* memory) {
+  return devices().on_device(memory) || devices().pinned(memory);
+}
+
 void synchronise(CUstream_st* stream) {
+  emulation::refuse_in_capture("cudaStreamSynchronize");
   devices().run(stream->work);
+}
+
+void begin_capture(CUstream_st* stream) {
+  emulation::refuse_in_capture("cudaStreamBeginCapture");
+  stream->capturing = true;
+  emulation::capturing = stream;
+}
+
+CUgraphExec_st* end_capture(CUstream_st* stream) {
+  CONVOKE_CHECK(stream->capturing && emulation::capturing == stream);
+  stream->capturing = false;
+  emulation::capturing = nullptr;
+  ++devices().counters.graphs;
+  return new CUgraphExec_st{std::exchange(stream->captured, {})};
+}
+
+void drop_capture(CUstream_st* stream) noexcept {
+  stream->capturing = false;
+  stream->captured.clear();
+  emulation::capturing = nullptr;
+}
+
+void launch_graph(CUgraphExec_st* graph, CUstream_st* stream) {
+  emulation::refuse_in_capture("cudaGraphLaunch");
+  ++devices().counters.graph_launches;
+  stream->work.insert(stream->work.end(), graph->work.begin(), graph->work.end());
+}
+
+void destroy_graph(CUgraphExec_st* graph) noexcept {
+  delete graph;
 }
 
 }  // namespace convoke::cuda

@@ -19,6 +19,8 @@ struct DeviceCounters {
   uint64_t to_device = 0;    ///< copies from the host
   uint64_t to_host = 0;      ///< copies to the host
   uint64_t waits = 0;        ///< of the host for a stream, those inside copies included
+  uint64_t graphs = 0;       ///< that captures became
+  uint64_t graph_launches = 0;
 };
 DeviceCounters& device_counters();
 /// Bytes of device memory that are allocated now.
