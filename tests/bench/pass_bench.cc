@@ -1,16 +1,19 @@
 // Passes of one shard over a few rows against the floors of the machine, without actors around it:
 //   pass_bench --model DIR [--load-format dummy] [--rows 1,4,8] [--context N] [--rounds N]
+//              [--device cuda]
 //
 // Row counts take turns with sweeps through memory and a large product, `passes` of each at a time:
 // the caches hold what they hold in a decode loop, except for the first few, which are left out: a
 // large last cache still has a part of what was read in another order. The fastest tenth counts on
 // both sides, so that other load on the machine disturbs the ratio little. The digest covers the
-// logits of every row: two builds that print the same compute the same bits.
+// logits of every row: two builds that print the same compute the same bits. On a GPU the floor is
+// that of the bytes alone, at the bandwidth of copies within its memory.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <limits>
 
 #include "kernels/cpu/measure.h"
 #include "launcher/replica.h"
@@ -69,9 +72,31 @@ class Bench {
   }
 
   void measure_machine(int sweeps) {
-    products_.push_back(arithmetic_.product());
-    for (int i = 0; i < kWarmUp; ++i) memory_.sweep();
-    for (int i = 0; i < sweeps; ++i) sweeps_.push_back(memory_.sweep());
+    if (on_device()) return measure_device();
+    if (memory_ == nullptr) {
+      yardstick_ = cpu::make_cpu_backend({.threads = setup_.threads, .isa = setup_.isa});
+      memory_ = std::make_unique<cpu::ReadYardstick>(*yardstick_, weight_bytes());
+      arithmetic_ = std::make_unique<cpu::MatmulYardstick>(*yardstick_);
+    }
+    products_.push_back(arithmetic_->product());
+    for (int i = 0; i < kWarmUp; ++i) memory_->sweep();
+    for (int i = 0; i < sweeps; ++i) sweeps_.push_back(memory_->sweep());
+  }
+
+  void measure_device() {
+    Backend& backend = rank_.backend();
+    const auto from = backend.allocate(kCopyBytes), to = backend.allocate(kCopyBytes);
+    const auto view = [](const Buffer& memory) {
+      return TensorView::matrix(memory.data(), DType::kFloat32, 1, kCopyBytes / 4);
+    };
+    for (int i = 0; i < 1 + kWarmUp; ++i) {
+      const Clock::time_point start = Clock::now();
+      backend.run([&](Stream& stream) {
+        for (int n = 0; n < kCopies; ++n) backend.copy(stream, view(*from), view(*to));
+      });
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      if (i > 0) sweeps_.push_back(seconds);
+    }
   }
 
   double floor(int rows) const {
@@ -83,18 +108,27 @@ class Bench {
   }
 
   size_t weight_bytes() const { return size_t(rank_.weight_bytes()); }
-  double bandwidth() const { return double(memory_.bytes()) / fast_tenth(sweeps_); }
-  double rate() const { return arithmetic_.operations() / fast_tenth(products_); }
+  double bandwidth() const {
+    const double bytes = on_device() ? 2.0 * kCopies * kCopyBytes : double(memory_->bytes());
+    return bytes / fast_tenth(sweeps_);
+  }
+  double rate() const {
+    if (on_device()) return std::numeric_limits<double>::infinity();
+    return arithmetic_->operations() / fast_tenth(products_);
+  }
   static constexpr int kMaxRows = 64;
   static constexpr int kWarmUp = 4;
 
  private:
+  static constexpr int64_t kCopyBytes = int64_t{256} << 20;
+  static constexpr int kCopies = 16;
+  bool on_device() const { return setup_.device == ShardDevice::kCuda; }
+
   ReplicaSetup setup_;
   ShardRank rank_;
-  std::unique_ptr<Backend> yardstick_ =
-      cpu::make_cpu_backend({.threads = setup_.threads, .isa = setup_.isa});
-  cpu::ReadYardstick memory_{*yardstick_, weight_bytes()};
-  cpu::MatmulYardstick arithmetic_{*yardstick_};
+  std::unique_ptr<Backend> yardstick_;
+  std::unique_ptr<cpu::ReadYardstick> memory_;
+  std::unique_ptr<cpu::MatmulYardstick> arithmetic_;
   std::vector<double> sweeps_, products_;
   StepResult result_;
   int context_ = 0;
@@ -108,6 +142,8 @@ int run(int argc, char** argv) {
   bool machine = true;
   app.add_option("--model", options.model)->required();
   app.add_option("--load-format", options.load_format);
+  app.add_option("--device", options.device);
+  app.add_option("--max-model-len", options.max_model_len);
   app.add_option("--cpu-isa", options.cpu_isa);
   app.add_option("--threads", options.threads);
   app.add_option("--rows", rows);
@@ -117,6 +153,7 @@ int run(int argc, char** argv) {
   app.add_option("--floor", machine, "0: do not measure the machine");
   CLI11_PARSE(app, argc, argv);
   options.max_num_seqs = 1;
+  options.max_batched_tokens = std::max(options.max_batched_tokens, context);  // one pass
   Bench bench(options, context);
   std::vector<Shape> shapes;
   for (const std::string& text : CLI::detail::split(rows, ',')) {

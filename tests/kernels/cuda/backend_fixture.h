@@ -1,28 +1,38 @@
-// What the tests of the CUDA backend on emulated devices share.
+// What the tests of the CUDA backend share. They run on emulated devices, or, with
+// CONVOKE_TEST_ON_GPU, on the GPU that there is (tests/gpu), where the shards of a replica share it
+// if there are more.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 
 #include "kernels/cuda/cuda_backend.h"
+#if !defined(CONVOKE_TEST_ON_GPU)
 #include "tests/support/cuda_emulation/device.h"
+#endif
 #include "tests/support/golden_model.h"
 #include "tests/support/test_replica.h"
 
 namespace convoke {
 
-inline const std::filesystem::path kGoldenModels = CONVOKE_SOURCE_DIR "/tests/golden/models";
+/// CONVOKE_SOURCE names the checkout where programs run elsewhere than they were built.
+inline std::filesystem::path checkout() {
+  const char* const moved = std::getenv("CONVOKE_SOURCE");
+  return moved != nullptr ? moved : CONVOKE_SOURCE_DIR;
+}
+inline const std::filesystem::path kGoldenModels = checkout() / "tests/golden/models";
 
-/// A replica whose shards have an emulated device each.
+/// A replica whose shards have a device each.
 inline testing::ReplicaShape on_gpus(testing::ReplicaShape shape, DType storage,
                                      cuda::CudaOptions options = {}) {
   shape.storage = storage;
   auto next = std::make_shared<std::atomic<int>>(0);
   shape.make_backend = [next, options]() mutable {
-    options.device = (*next)++;
+    options.device = (*next)++ % std::max(1, cuda::device_count(nullptr));
     return cuda::make_cuda_backend(options);
   };
   return shape;
