@@ -25,6 +25,18 @@ if(CONVOKE_CUDA STREQUAL "ON" OR (CONVOKE_CUDA STREQUAL "AUTO" AND NOT CONVOKE_S
       set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
     endif()
     set(CONVOKE_HAVE_CUDA TRUE)
+    # What the toolkit may have besides.
+    get_filename_component(convoke_toolkit "${CMAKE_CUDA_COMPILER}" DIRECTORY)
+    get_filename_component(convoke_toolkit "${convoke_toolkit}" DIRECTORY)
+    find_path(CONVOKE_CUBLASLT_INCLUDE cublasLt.h
+      HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${convoke_toolkit}/include)
+    find_path(CONVOKE_NCCL_INCLUDE nccl.h
+      HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${convoke_toolkit}/include)
+    find_path(CONVOKE_CUDA_LIBRARIES NAMES libcublasLt.so libnccl.so libcudart.so
+      HINTS ${convoke_toolkit}/lib64 ${convoke_toolkit}/lib NO_CACHE)
+    if(NOT CONVOKE_CUDA_LIBRARIES)
+      set(CONVOKE_CUDA_LIBRARIES "")
+    endif()
   elseif(CONVOKE_CUDA STREQUAL "ON")
     message(FATAL_ERROR "CONVOKE_CUDA=ON, but no nvcc was found that works: put one on the PATH, set "
       "CUDACXX to it, or configure with -DCONVOKE_CUDA=OFF")
@@ -33,6 +45,11 @@ endif()
 if(CONVOKE_HAVE_CUDA)
   message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures "
     "${CONVOKE_CUDA_ARCHITECTURES}")
+  foreach(convoke_part CUBLASLT NCCL)
+    if(NOT CONVOKE_${convoke_part}_INCLUDE)
+      message(STATUS "CUDA kernels: without ${convoke_part}, whose header was not found")
+    endif()
+  endforeach()
 else()
   message(STATUS "CUDA kernels: not compiled for GPUs (CONVOKE_CUDA=${CONVOKE_CUDA})")
 endif()

@@ -46,6 +46,14 @@ void add_place_flags(CLI::App& app, CommonFlags& common) {
   group.integer("--replicas", engine.replicas, 1, 4096, "copies of the model (default: 1)");
   group.choice("--device", engine.device, {"auto", "cpu", "cuda"},
                "what shards compute on (default: auto, the CPU; the CUDA backend is new)");
+  group.choice("--gpu-matmul", engine.gpu_matmul, {"exact", "fast"},
+               "matrix products on GPUs: exact keeps one order for every sum, so that no token\n"
+               "depends on what shares a pass; fast: cuBLASLt's (default: exact)");
+  group.choice("--gpu-graphs", engine.gpu_graphs, {"on", "off"},
+               "replay decoding steps as CUDA graphs; changes no bit (default: on)");
+  group.choice("--gpu-collectives", engine.gpu_collectives, {"auto", "nccl", "host"},
+               "how the GPUs of --tp add up; the bits are the same (default: auto, NCCL where it\n"
+               "is found, else through host memory)");
   group.integer("--threads", engine.threads, 0, 4096,
                 "CPU threads of a process (default: 0, all its cores)");
   group.choice("--cpu-isa", engine.cpu_isa, {"auto", "portable", "avx2", "avx512-bf16", "amx-bf16"},

@@ -21,9 +21,12 @@ namespace convoke {
 
 struct EngineOptions {
   std::filesystem::path model;
-  std::string load_format = "auto";  ///< auto | dummy
-  std::string dtype = "auto";        ///< auto | float32 | bfloat16 | float16
-  std::string device = "auto";       ///< auto | cpu | cuda
+  std::string load_format = "auto";      ///< auto | dummy
+  std::string dtype = "auto";            ///< auto | float32 | bfloat16 | float16
+  std::string device = "auto";           ///< auto | cpu | cuda
+  std::string gpu_matmul = "exact";      ///< exact | fast
+  std::string gpu_graphs = "on";         ///< on | off
+  std::string gpu_collectives = "auto";  ///< auto | nccl | host
   std::string cpu_isa = "auto";
   int threads = 0;  ///< per process; 0 = all cores
   int tp = 0;       ///< 0 = 1 alone; under a launcher derived from its size

@@ -9,7 +9,6 @@
 
 #include "kernels/check.h"
 #include "launcher/inspect.h"
-#include "parallel/staged_communicator.h"
 #include "runtime/picker.h"
 
 namespace convoke {
@@ -93,14 +92,6 @@ void check_limits(const EngineOptions& o) {
   }
   if (o.threads < 0)
     throw_error(ErrorKind::kUsage, "--threads {}: must not be negative", o.threads);
-}
-
-/// GPUs exchange what they have through the host's memory.
-std::unique_ptr<Communicator> for_backend(Backend& backend,
-                                          std::unique_ptr<Communicator> communicator,
-                                          const ReplicaSetup& setup) {
-  if (backend.shares_host_memory() || communicator->size() == 1) return communicator;
-  return make_staged_communicator(backend, std::move(communicator), setup.communicator_options());
 }
 
 std::shared_ptr<const TensorSource> open_source(const EngineOptions& options,
@@ -199,7 +190,9 @@ ShardRank::ShardRank(const ReplicaSetup& setup, std::unique_ptr<Communicator> co
     : config_(setup.config),
       plan_(make_shard_plan(config_.extents(), communicator->size(), communicator->rank())),
       backend_(setup.make_shard_backend()),
-      communicator_(for_backend(*backend_, std::move(communicator), setup)),
+      communicator_(setup.make_communicator
+                        ? setup.make_communicator(*backend_, std::move(communicator))
+                        : communicator_for(*backend_, std::move(communicator), setup)),
       weights_(load_weights(
           *backend_, config_, plan_,
           setup.source != nullptr ? setup.source : std::make_shared<const DummySource>(config_),

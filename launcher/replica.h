@@ -36,6 +36,8 @@ struct ReplicaSetup {
   std::shared_ptr<std::atomic<int>> next_device = std::make_shared<std::atomic<int>>(0);
   /// Not empty: makes the shards' backends instead (for tests).
   std::function<std::unique_ptr<Backend>()> make_backend;
+  std::function<std::unique_ptr<Communicator>(Backend&, std::unique_ptr<Communicator>)>
+      make_communicator;  ///< likewise
   int tp = 1;
   int threads = 1;  ///< per shard, on this host
   int max_model_len = 0;

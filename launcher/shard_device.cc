@@ -5,7 +5,10 @@
 
 #if defined(CONVOKE_HAVE_CUDA)
 #include "kernels/cuda/cuda_backend.h"
+#include "parallel/device_communicator.h"
+#include "parallel/nccl_transport.h"
 #endif
+#include "parallel/staged_communicator.h"
 
 namespace convoke {
 namespace {
@@ -29,10 +32,15 @@ int cuda_devices(std::string& why) {
 #endif
 }
 
-std::unique_ptr<Backend> make_gpu_backend(int number) {
+std::unique_ptr<Backend> make_gpu_backend(int number, const EngineOptions& options) {
 #if defined(CONVOKE_HAVE_CUDA)
-  return cuda::make_cuda_backend({.device = number});
+  return cuda::make_cuda_backend({.device = number,
+                                  .graphs = options.gpu_graphs == "on",
+                                  .matmul = options.gpu_matmul == "fast"
+                                                ? cuda::CudaMatmul::kFast
+                                                : cuda::CudaMatmul::kExact});
 #else
+  static_cast<void>(options);
   throw_error(ErrorKind::kUsage, "CUDA device {}: this program was built without CUDA", number);
 #endif
 }
@@ -58,9 +66,29 @@ int64_t free_device_memory(int number) {
 #endif
 }
 
+std::unique_ptr<Communicator> communicator_for(Backend& backend, std::unique_ptr<Communicator> host,
+                                               const ReplicaSetup& setup) {
+  if (backend.shares_host_memory() || host->size() == 1) return host;
+  const CommunicatorOptions sizes = setup.communicator_options();
+#if defined(CONVOKE_HAVE_CUDA)
+  const std::string& how = setup.options.gpu_collectives;
+  if (how != "host" && !setup.make_backend) {
+    std::string why;
+    auto transport = make_nccl_transport(*host, cuda::device_of(backend), why);
+    if (transport != nullptr) {
+      return make_device_communicator(backend, std::move(host), std::move(transport), sizes);
+    }
+    if (how == "nccl") throw_error(ErrorKind::kResource, "--gpu-collectives nccl: {}", why);
+  }
+#endif
+  return make_staged_communicator(backend, std::move(host), sizes);
+}
+
 std::unique_ptr<Backend> ReplicaSetup::make_shard_backend() const {
   if (make_backend) return make_backend();
-  if (device == ShardDevice::kCuda) return make_gpu_backend(first_device + (*next_device)++);
+  if (device == ShardDevice::kCuda) {
+    return make_gpu_backend(first_device + (*next_device)++, options);
+  }
   return cpu::make_cpu_backend({.threads = threads, .isa = isa});
 }
 

@@ -2,9 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
+#include "kernels/backend.h"
+#include "parallel/communicator.h"
+
 namespace convoke {
+
+struct ReplicaSetup;
 
 enum class ShardDevice { kCpu, kCuda };
 
@@ -15,5 +21,11 @@ ShardDevice choose_device(const std::string& flag);
 /// Memory of CUDA device `number` that is free, in bytes. Throws Error(kResource) when there is no
 /// such device.
 int64_t free_device_memory(int number);
+
+/// How the shards of a replica add up what their backends hold (--gpu-collectives): `host` itself
+/// where they share its memory, else through NCCL or the host's memory, by way of `host`.
+/// Collective. Throws Error(kResource) where NCCL is insisted on and cannot be used.
+std::unique_ptr<Communicator> communicator_for(Backend& backend, std::unique_ptr<Communicator> host,
+                                               const ReplicaSetup& setup);
 
 }  // namespace convoke

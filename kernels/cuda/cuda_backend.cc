@@ -1,12 +1,15 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/device_buffer.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/library_products.h"
 #include "kernels/cuda/pass_staging.h"
 
 namespace convoke::cuda {
@@ -34,11 +37,13 @@ class CudaBackend final : public Backend {
     select_device(device_);
     queue_.handle = create_stream();
     queue_.clusters = info_.major >= 9;
+    if (options_.matmul == CudaMatmul::kFast) library_ = make_library_products();
   }
   ~CudaBackend() override { destroy_stream(queue_.handle); }
 
   std::string describe() const override {
-    return fmt::format("cuda ({}, device {})", info_.name, device_);
+    return fmt::format("cuda ({}, device {}{})", info_.name, device_,
+                       library_ != nullptr ? ", products by cuBLASLt" : "");
   }
   std::unique_ptr<Backend> sibling() override {
     auto other = std::make_unique<CudaBackend>(options_, info_);
@@ -59,6 +64,9 @@ class CudaBackend final : public Backend {
   void reserve(const PassLimits& limits) override;
   int pass_rows(int rows) const override;
   const GraphCounters& graph_counters() const { return graphs_.counters(); }
+  void forget_graphs() { graphs_.clear(); }
+  int device() const { return device_; }
+  void set_monitor(std::function<void(double)> monitor) { monitor_ = std::move(monitor); }
 
   using Backend::run;
   void run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) override;
@@ -74,7 +82,11 @@ class CudaBackend final : public Backend {
     on_device.gather = staging_.on_device(args.gather);
     cuda::rms_norm(queue_, on_device);
   }
-  void matmul(Stream&, const MatmulArgs& args) override { cuda::matmul(queue_, args, workspace()); }
+  void matmul(Stream&, const MatmulArgs& args) override {
+    const auto& weights = static_cast<const CudaPackedMatrix&>(*args.weights);
+    if (!weights.layout().plain) return cuda::matmul(queue_, args, workspace());
+    library_matmul(queue_, *library_, args, workspace());
+  }
   void rope_append(Stream&, const RopeAppendArgs& args) override {
     staging_.turns(args.batch);  // it is the announced one
     RopeAppendArgs on_device = args;
@@ -113,7 +125,6 @@ class CudaBackend final : public Backend {
     cuda::rank(queue_, on_device);
   }
 
- private:
   /// What a program sees.
   class ProgramStream final : public Stream {
    public:
@@ -123,14 +134,18 @@ class CudaBackend final : public Backend {
       return team_;
     }
     bool leads() const override { return true; }
+    const CudaStream& queue() const { return backend_.queue_; }
 
    private:
     CudaBackend& backend_;
     cpu::LoneStream team_;
   };
 
+ private:
   Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
+  void prepare_products(int most_rows);
   void submit();
+  void wait();
   void finish();
   void abandon() noexcept;
 
@@ -143,13 +158,16 @@ class CudaBackend final : public Backend {
   PassStaging staging_;
   PassResults results_;
   LaunchLog log_;  ///< of a program that is replayed; queue_.log points here while it runs
+  std::unique_ptr<LibraryProducts> library_;  ///< before graphs_, which use it
   GraphCache graphs_;
   int most_rows_ = 0;  ///< that reserve() was told of
+  std::function<void(double)> monitor_;
 };
 
 std::unique_ptr<PackedMatrix> CudaBackend::pack(const MatrixSource& source) {
   select_device(device_);
-  const MatrixLayout layout = matrix_layout(source);
+  MatrixLayout layout = matrix_layout(source);
+  layout.plain = library_ != nullptr && layout.dtype != DType::kFloat32;
   auto matrix = std::make_unique<OwnedMatrix>(layout, DeviceBuffer(layout.bytes(), "weights"));
   MatrixSource on_device = source;
   std::vector<DeviceBuffer> copies;
@@ -182,17 +200,38 @@ void CudaBackend::reserve(const PassLimits& limits) {
   size_t bytes = attention;
   bytes = std::max(bytes, pick_workspace_bytes(limits.logit_rows, limits.vocabulary));
   for (const MatrixLayout& layout : layouts_) {
-    bytes = std::max(bytes, matmul_workspace_bytes(queue_, layout, limits.rows, true));
+    bytes =
+        std::max(bytes, layout.plain ? library_workspace_bytes(layout, limits.rows)
+                                     : matmul_workspace_bytes(queue_, layout, limits.rows, true));
   }
   if (bytes > workspace_.bytes()) workspace_ = DeviceBuffer(bytes, "work space");
   most_rows_ = limits.rows;
+  prepare_products(limits.rows);
   staging_.reserve(limits, attention);
   results_.ensure(PassResults::bytes_for(size_t(limits.rows)));
 }
 
+/// Has the library choose how it multiplies, for all numbers of rows that passes have.
+void CudaBackend::prepare_products(int most_rows) {
+  if (library_ == nullptr) return;
+  for (int rows = 1; rows <= most_rows; ++rows) {
+    rows = pass_rows(rows);
+    for (const MatrixLayout& layout : layouts_) {
+      if (layout.plain) prepare_matmul(*library_, layout, rows);
+    }
+  }
+}
+
 int CudaBackend::pass_rows(int rows) const {
-  if (!options_.graphs || rows > kMostReplayedRows) return rows;
-  return std::max(rows, std::min(*std::ranges::lower_bound(kReplayedRows, rows), most_rows_));
+  int filled = rows;
+  if (rows > kMostReplayedRows) {
+    // The library needs not choose for every number.
+    if (library_ != nullptr)
+      filled = (rows + kMostReplayedRows - 1) / kMostReplayedRows * kMostReplayedRows;
+  } else if (options_.graphs || library_ != nullptr) {
+    filled = *std::ranges::lower_bound(kReplayedRows, rows);
+  }
+  return std::max(rows, std::min(filled, most_rows_));
 }
 
 void CudaBackend::run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) {
@@ -225,8 +264,26 @@ void CudaBackend::submit() {
 void CudaBackend::finish() {
   submit();
   results_.read_back(queue_);
-  synchronise(queue_.handle);
+  wait();
   results_.deliver();
+}
+
+void CudaBackend::wait() {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kLook(1), kSpin(20);
+  constexpr std::chrono::microseconds kNap(50);
+  const Clock::time_point start = Clock::now();
+  for (Clock::time_point next = start + kLook; monitor_ && !is_done(queue_.handle);) {
+    const Clock::time_point now = Clock::now();
+    if (now < next) {
+      std::this_thread::yield();
+      continue;
+    }
+    next = now + kLook;
+    monitor_(std::chrono::duration<double>(now - start).count());
+    if (now - start > kSpin) std::this_thread::sleep_for(kNap);
+  }
+  synchronise(queue_.handle);  // says what failed
 }
 
 /// After an error: nothing that the host may now change or free is still being read.
@@ -248,10 +305,11 @@ void CudaBackend::copy(Stream&, const TensorView& from, const TensorView& to) {
                         rows = size_t(from.rows)](const CudaStream& queue) {
     enqueue_copy(queue.handle, to, to_pitch, from, from_pitch, row_bytes, rows);
   };
-  if (queue_.log != nullptr && copies_asynchronously(from.data) && copies_asynchronously(to.data)) {
-    return queue_.log->add(enqueue);
-  }
+  const bool waits = !copies_asynchronously(from.data) || !copies_asynchronously(to.data);
+  if (queue_.log != nullptr && !waits) return queue_.log->add(enqueue);
   submit();
+  // The copy itself would wait where the monitor cannot look.
+  if (waits && monitor_) wait();
   enqueue(queue_);
 }
 
@@ -308,6 +366,22 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
 
 const GraphCounters& graph_counters(const Backend& backend) {
   return dynamic_cast<const CudaBackend&>(backend).graph_counters();
+}
+
+int device_of(const Backend& backend) {
+  return dynamic_cast<const CudaBackend&>(backend).device();
+}
+
+const CudaStream& queue_of(const Stream& stream) {
+  return dynamic_cast<const CudaBackend::ProgramStream&>(stream).queue();
+}
+
+void forget_graphs(Backend& backend) {
+  dynamic_cast<CudaBackend&>(backend).forget_graphs();
+}
+
+void set_wait_monitor(Backend& backend, std::function<void(double seconds)> monitor) {
+  dynamic_cast<CudaBackend&>(backend).set_monitor(std::move(monitor));
 }
 
 size_t free_memory(int device) {

@@ -64,6 +64,9 @@ DeviceInfo device_info(int device) {
   check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
   DeviceInfo info;
   info.name = properties.name;
+  char address[32] = {};
+  check_cuda(cudaDeviceGetPCIBusId(address, sizeof address, device), "cudaDeviceGetPCIBusId");
+  info.address = address;
   info.major = properties.major;
   info.minor = properties.minor;
   check_cuda(cudaMemGetInfo(&info.free_bytes, &info.total_bytes), "cudaMemGetInfo");
@@ -129,6 +132,10 @@ bool copies_asynchronously(const void* memory) {
   cudaPointerAttributes attributes = {};
   check_cuda(cudaPointerGetAttributes(&attributes, memory), "cudaPointerGetAttributes");
   return attributes.type != cudaMemoryTypeUnregistered;
+}
+
+bool is_done(CUstream_st* stream) {
+  return cudaStreamQuery(stream) != cudaErrorNotReady;
 }
 
 void synchronise(CUstream_st* stream) {

@@ -17,6 +17,7 @@ namespace convoke::cuda {
 
 struct DeviceInfo {
   std::string name;          ///< "NVIDIA H100 80GB HBM3"
+  std::string address;       ///< on its host's bus: "0000:3b:00.0"
   int major = 0, minor = 0;  ///< compute capability
   size_t total_bytes = 0;
   size_t free_bytes = 0;  ///< now
@@ -46,6 +47,8 @@ void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* fr
                   size_t from_pitch, size_t row_bytes, size_t rows);
 /// Whether a copy from or to this memory waits for nothing: the device's, or pinned.
 bool copies_asynchronously(const void* memory);
+/// Whether all that was enqueued is done, or has failed.
+bool is_done(CUstream_st* stream);
 /// Waits for all that was enqueued. Also where errors of kernels show.
 void synchronise(CUstream_st* stream);
 

@@ -22,6 +22,8 @@ class GraphCache {
   /// loads its kernels (a capture must not); the second time a graph is made of it. Of the programs
   /// seen last kMostPrograms are kept, the rest forgotten. A log of a few launches gains nothing.
   void run(const CudaStream& stream, const LaunchLog& log);
+  /// Forgets all programs.
+  void clear() { programs_.clear(); }
   const GraphCounters& counters() const { return counters_; }
 
  private:

@@ -72,6 +72,12 @@ size_t matmul_workspace_bytes(const CudaStream& stream, const MatrixLayout& layo
 /// The weights are a CudaPackedMatrix. y is not read before it is written unless it accumulates.
 void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& workspace);
 
+// --- collective.cu ---
+
+/// target[i] (+)= tree sum over ranks of parts[r * stride + i], i < count; ranks 1, 2, 4 or 8.
+void rank_sum(const CudaStream& stream, const float* parts, int64_t stride, int ranks,
+              float* target, int64_t count, bool add);
+
 // --- pick.cu, pick_filter.cu, rank.cu: equal to the CPU's picks in every bit ---
 
 size_t pick_workspace_bytes(int64_t rows, int64_t columns);

@@ -80,4 +80,10 @@ class LaunchLog {
   int count_ = 0;
 };
 
+/// Does it now, or writes it down where the stream has a log.
+template <typename Call>
+void enqueue(const CudaStream& stream, Call call) {
+  stream.log != nullptr ? stream.log->add(call) : call(stream);
+}
+
 }  // namespace convoke::cuda

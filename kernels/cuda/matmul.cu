@@ -13,8 +13,8 @@
 //
 // Weights stream from memory into registers, 16 bytes per lane and load, several loads ahead; they
 // are packed as the tensor cores want them (packed_matrix.h). Rows of x come from the second-level
-// cache. Beyond 64 rows a library's product would be faster and its order another one: where
-// exactness is not asked for, that choice belongs in matmul() below.
+// cache. Beyond 64 rows a library's product would be faster and its order another one: it is taken
+// where exactness is not asked for (library_matmul.cc).
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/matmul.cuh"
 
@@ -285,6 +285,7 @@ size_t matmul_workspace_bytes(const CudaStream& stream, const MatrixLayout& layo
 void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& workspace) {
   const auto& weights = static_cast<const CudaPackedMatrix&>(*args.weights);
   const MatrixLayout& layout = weights.layout();
+  CONVOKE_CHECK(!layout.plain);
   check(args, layout);
   const bool normalised = args.norm_weight != nullptr;
   CONVOKE_CHECK_GE(workspace.bytes,

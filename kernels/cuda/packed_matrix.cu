@@ -31,7 +31,7 @@ __global__ void pack_kernel(const From* source, int64_t stride, int64_t rows, Ma
   if (k >= layout.inputs) return;
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
     int64_t index;
-    if constexpr (sizeof(To) == sizeof(float)) {
+    if (!layout.tiled()) {
       index = (first + row) * layout.inputs + k;
     } else {
       const int64_t tile_row =

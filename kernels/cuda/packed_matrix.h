@@ -15,20 +15,22 @@ inline constexpr int kChunkElements = 512;  ///< of a tile and a chunk
 /// Weights of 16 bits: [tiles][groups][chunks][2 steps][32 lanes][8], so that a lane finds its part
 /// of a tensor-core operand in 16 contiguous bytes and a warp reads 512 in one go. Outputs and the
 /// inputs of each group are padded with zeros. The tiles of gated weights alternate: gate, what it
-/// lets through. Weights of 32 bits: [outputs][inputs], of gated ones first all of the gate.
+/// lets through. Weights of 32 bits, and those for a library's products: [outputs][inputs], of
+/// gated ones first all of the gate.
 struct MatrixLayout {
   DType dtype = DType::kBFloat16;
   int64_t outputs = 0;  ///< of the product: of gated weights, those of one part
   int64_t inputs = 0;
   int groups = 1;
   bool gated = false;
+  bool plain = false;  ///< for library_products.h; 16 bits only
 
-  bool tiled() const { return dtype != DType::kFloat32; }
+  constexpr bool tiled() const { return dtype != DType::kFloat32 && !plain; }
   int64_t group_inputs() const { return inputs / groups; }
   int64_t chunks() const { return (group_inputs() + kChunkInputs - 1) / kChunkInputs; }
   int64_t tiles() const { return (outputs + kTileOutputs - 1) / kTileOutputs * (gated ? 2 : 1); }
   size_t bytes() const {
-    if (!tiled()) return size_t(outputs * (gated ? 2 : 1) * inputs) * sizeof(float);
+    if (!tiled()) return size_t(outputs * (gated ? 2 : 1) * inputs) * dtype_size(dtype);
     return size_t(tiles() * groups * chunks()) * kChunkElements * sizeof(uint16_t);
   }
 };

@@ -35,6 +35,7 @@ TestReplica::TestReplica(const std::filesystem::path& model, const ReplicaShape&
     setup_.make_backend = shape.make_backend;
     setup_.dtype = shape.storage;
   }
+  setup_.make_communicator = shape.make_communicator;
   setup_.draft_setup->set(support_of(shape));
   auto communicators = make_thread_communicators(shape.tp, setup_.communicator_options());
   ranks_.resize(size_t(shape.tp));

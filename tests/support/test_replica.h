@@ -30,6 +30,9 @@ struct ReplicaShape {
   /// Not empty: what shards compute on instead of the CPU, in weights of `storage`.
   std::function<std::unique_ptr<Backend>()> make_backend;
   DType storage = DType::kBFloat16;
+  /// Not empty: how the shards add up, instead of through host memory.
+  std::function<std::unique_ptr<Communicator>(Backend&, std::unique_ptr<Communicator>)>
+      make_communicator;
 };
 
 /// What a request produced; equal outcomes are equal to the bit.

@@ -124,6 +124,23 @@ TEST(CudaDecoding, GreedyContinuationIsThatOfTransformers) {
   EXPECT_EQ(replica.run({request})[0].tokens, model.greedy);
 }
 
+// How near, with the library's sums; not which bits.
+TEST(CudaDecoding, ProductsOfTheLibraryDecode) {
+  const GoldenModel model = load_golden_model(kGoldenModels / "llama-gqa-bf16");
+  TestReplica replica(model.directory, on_gpus({.max_rows = 150}, DType::kBFloat16,
+                                               {.matmul = cuda::CudaMatmul::kFast}));
+  const double bound = rounding_bound(replica.config(), DType::kBFloat16);
+  const LogitRows logits = replica.logits(model.prompt, 512);
+  for (size_t i = 0; i < model.positions.size(); ++i) {
+    EXPECT_LE(distance(logits[size_t(model.positions[i])], model.logits[i]),
+              bound * norm(model.logits[i]));
+  }
+  const auto requests = make_requests(replica.config(), 3);
+  const std::vector<Outcome> once = replica.run(requests);
+  EXPECT_EQ(replica.run(requests), once) << "by graphs";
+  EXPECT_GT(cuda::graph_counters(replica.backend(0)).replayed, 0u);
+}
+
 TEST(CudaDecoding, LookUpDraftsChangeNothing) {
   const auto directory = kGoldenModels / "llama-gqa-bf16";
   TestReplica replica(directory, on_gpus({.max_sequences = 4}, DType::kBFloat16));

@@ -1,5 +1,7 @@
 // Products, and what their order of summation takes for granted of the tensor cores, through the
 // backend alone: on emulated devices and on real ones.
+#include <gmock/gmock.h>
+
 #include <bit>
 #include <cmath>
 #include <random>
@@ -102,6 +104,13 @@ TEST_P(CudaProducts, ARowHasTheSameBitsAmongAnyOthersAndIsNearTheCpus) {
     const std::vector<float> y = product(*backend, shape, weights, few);
     EXPECT_EQ(std::memcmp(y.data(), all.data(), y.size() * sizeof(float)), 0) << rows << " rows";
   }
+}
+
+TEST_P(CudaProducts, TheLibrarysAreNearTheCpus) {
+  const auto backend = make_cuda_backend({.matmul = CudaMatmul::kFast});
+  EXPECT_THAT(backend->describe(), ::testing::HasSubstr("cuBLASLt"));
+  expect_near_cpu(product(*backend, shape, weights, x), false);
+  if (!shape.gated) expect_near_cpu(product(*backend, shape, weights, x, true), true);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaProducts,

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <functional>
@@ -18,14 +19,22 @@
 #include "kernels/cuda/device_runtime.h"
 #include "tests/support/cuda_emulation/emulation.h"
 
-/// Work that nobody has waited for yet.
+namespace convoke::emulation {
+/// What a stream does; `ready` says whether it can be begun (empty: at once).
+struct Work {
+  std::function<void()> run;
+  std::function<bool()> ready;
+};
+}  // namespace convoke::emulation
+
 struct CUstream_st {
-  std::vector<std::function<void()>> work;
+  std::vector<convoke::emulation::Work> work;  ///< that nobody has waited for yet
+  bool running = false;                        ///< the worker has work of it
   bool capturing = false;
-  std::vector<std::function<void()>> captured;
+  std::vector<convoke::emulation::Work> captured;
 };
 struct CUgraphExec_st {
-  std::vector<std::function<void()>> work;
+  std::vector<convoke::emulation::Work> work;
 };
 
 namespace convoke::emulation {
@@ -156,34 +165,72 @@ class Devices {
     ++(to_device ? counters.to_device : counters.to_host);
   }
 
+  void count_graph(bool launched) {
+    const std::lock_guard lock(mutex_);
+    ++(launched ? counters.graph_launches : counters.graphs);
+  }
+
   /// Has the worker do all of it, and waits.
-  void run(std::vector<std::function<void()>>& work) {
+  void wait(CUstream_st& stream) {
     std::unique_lock lock(mutex_);
     ++counters.waits;
-    idle_.wait(lock, [&] { return todo_ == nullptr; });
-    todo_ = &work;
-    changed_.notify_all();
-    idle_.wait(lock, [&] { return todo_ != &work; });
-    work.clear();
+    submit(stream);
+    idle_.wait(lock, [&] { return !stream.running; });
+  }
+  /// Has the worker do all of it.
+  bool is_done(CUstream_st& stream) {
+    const std::lock_guard lock(mutex_);
+    submit(stream);
+    return !stream.running;
   }
 
  private:
+  /// A stream's work, as far as it has come.
+  struct Running {
+    CUstream_st* stream;
+    std::vector<Work> work;
+    size_t next = 0;
+    bool ready() const { return work[next].ready == nullptr || work[next].ready(); }
+  };
+
+  void submit(CUstream_st& stream) {
+    // What was enqueued while the worker is at it comes after that.
+    if (stream.running || stream.work.empty()) return;
+    stream.running = true;
+    running_.push_back({&stream, std::exchange(stream.work, {})});
+    changed_.notify_all();
+  }
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {
-      changed_.wait(lock, [&] { return ending_ || todo_ != nullptr; });
+      changed_.wait(lock, [&] { return ending_ || !running_.empty(); });
       if (ending_) return;
-      protect(PROT_READ | PROT_WRITE);
-      open_ = true;
-      const auto* const work = todo_;
-      lock.unlock();
-      for (const auto& one : *work) one();
-      lock.lock();
-      open_ = false;
-      protect(PROT_NONE);
-      todo_ = nullptr;
+      const auto able = std::ranges::find_if(running_, &Running::ready);
+      if (able == running_.end()) {  // streams that wait for others, which are still to come
+        changed_.wait_for(lock, std::chrono::milliseconds(1));
+        continue;
+      }
+      Running mine = std::move(*able);
+      running_.erase(able);
+      run_what_is_ready(mine, lock);
+      if (mine.next < mine.work.size()) {
+        running_.push_back(std::move(mine));
+        continue;
+      }
+      mine.stream->running = false;
       idle_.notify_all();
     }
+  }
+  void run_what_is_ready(Running& running, std::unique_lock<std::mutex>& lock) {
+    protect(PROT_READ | PROT_WRITE);
+    open_ = true;
+    lock.unlock();
+    do {
+      running.work[running.next++].run();
+    } while (running.next < running.work.size() && running.ready());
+    lock.lock();
+    open_ = false;
+    protect(PROT_NONE);
   }
   void protect(int how) const {
     device_.for_each([&](const Ranges::Range& range) {
@@ -193,7 +240,7 @@ class Devices {
 
   std::mutex mutex_;
   std::condition_variable changed_, idle_;
-  std::vector<std::function<void()>>* todo_ = nullptr;
+  std::vector<Running> running_;
   bool ending_ = false;
   bool open_ = false;  ///< the worker is at work: device memory can be touched
   uint64_t bytes_ = 0;
@@ -259,8 +306,9 @@ void check_argument_words(const void* argument, size_t bytes) {
   check_words(argument, bytes, "a kernel's argument");
 }
 
-void enqueue(CUstream_st* stream, std::function<void()> work) {
-  (stream->capturing ? stream->captured : stream->work).push_back(std::move(work));
+void enqueue(CUstream_st* stream, std::function<void()> work, std::function<bool()> ready) {
+  (stream->capturing ? stream->captured : stream->work)
+      .push_back({std::move(work), std::move(ready)});
 }
 
 }  // namespace convoke::emulation
@@ -276,7 +324,8 @@ int device_count(std::string* why) {
 
 DeviceInfo device_info(int device) {
   select_device(device);
-  return {"emulated", devices().major, 0, size_t{1} << 40, (size_t{1} << 40) - devices().bytes()};
+  return {"emulated",      "emulated:" + std::to_string(device), devices().major, 0,
+          size_t{1} << 40, (size_t{1} << 40) - devices().bytes()};
 }
 
 void select_device(int device) {
@@ -304,7 +353,7 @@ CUstream_st* create_stream() {
   return new CUstream_st;
 }
 void destroy_stream(CUstream_st* stream) noexcept {
-  CONVOKE_CHECK(stream->work.empty() && !stream->capturing);
+  CONVOKE_CHECK(stream->work.empty() && !stream->capturing && !stream->running);
   delete stream;
 }
 
@@ -338,7 +387,12 @@ bool copies_asynchronously(const void* memory) {
 
 void synchronise(CUstream_st* stream) {
   emulation::refuse_in_capture("cudaStreamSynchronize");
-  devices().run(stream->work);
+  devices().wait(*stream);
+}
+
+bool is_done(CUstream_st* stream) {
+  emulation::refuse_in_capture("cudaStreamQuery");
+  return devices().is_done(*stream);
 }
 
 void begin_capture(CUstream_st* stream) {
@@ -351,7 +405,7 @@ CUgraphExec_st* end_capture(CUstream_st* stream) {
   CONVOKE_CHECK(stream->capturing && emulation::capturing == stream);
   stream->capturing = false;
   emulation::capturing = nullptr;
-  ++devices().counters.graphs;
+  devices().count_graph(/*launched=*/false);
   return new CUgraphExec_st{std::exchange(stream->captured, {})};
 }
 
@@ -363,7 +417,7 @@ void drop_capture(CUstream_st* stream) noexcept {
 
 void launch_graph(CUgraphExec_st* graph, CUstream_st* stream) {
   emulation::refuse_in_capture("cudaGraphLaunch");
-  ++devices().counters.graph_launches;
+  devices().count_graph(/*launched=*/true);
   stream->work.insert(stream->work.end(), graph->work.begin(), graph->work.end());
 }
 

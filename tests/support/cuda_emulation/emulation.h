@@ -92,7 +92,8 @@ void launch(const Shape& shape, void (*kernel)(Params...), Args... args) {
 
 /// Of emulated devices (device.cc): puts work on a stream; ends the process if an argument of a
 /// kernel holds an address in host memory.
-void enqueue(CUstream_st* stream, std::function<void()> work);
+/// `ready` says whether it can be begun; until then other streams run.
+void enqueue(CUstream_st* stream, std::function<void()> work, std::function<bool()> ready = {});
 void check_argument_words(const void* argument, size_t bytes);
 
 template <typename T>
