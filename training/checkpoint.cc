@@ -1,6 +1,6 @@
 #include "training/checkpoint.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <bit>
 

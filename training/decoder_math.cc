@@ -1,7 +1,7 @@
 #include "training/decoder_math.h"
 
 #include <ATen/ATen.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 #include <limits>

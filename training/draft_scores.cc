@@ -1,6 +1,6 @@
 #include "training/draft_scores.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "training/objective.h"
 

@@ -1,6 +1,6 @@
 #include "training/head_parameters.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cmath>

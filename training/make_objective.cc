@@ -1,6 +1,6 @@
 #include "training/make_objective.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "kernels/check.h"
 #include "training/extrapolator.h"

@@ -1,7 +1,8 @@
 #include "training/objective.h"
 
 #include <ATen/Context.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
 
 namespace convoke::training {
 namespace {

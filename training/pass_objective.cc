@@ -1,6 +1,7 @@
 #include "training/pass_objective.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 

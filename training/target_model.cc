@@ -1,7 +1,8 @@
 #include "training/target_model.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 namespace convoke::training {
 namespace {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/check.h"
+#include "launcher/engine.h"
 
 namespace convoke {
 namespace {
@@ -13,15 +14,20 @@ using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
-/// Why `flag` cannot be had, or nothing.
-std::string refusal(const std::string& flag) {
+/// Why something cannot be had, or nothing.
+template <class Ask>
+std::string refusal_of(Ask&& ask) {
   try {
-    choose_device(flag);
+    ask();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     return error.what();
   }
   return "";
+}
+
+std::string refusal(const std::string& device) {
+  return refusal_of([&] { choose_device(device); });
 }
 
 TEST(ShardDevice, CpuCanAlwaysBeHad) {
@@ -46,6 +52,21 @@ TEST(ShardDevice, CudaIsGivenOrItIsSaidWhyNot) {
   EXPECT_THAT(why, AllOf(HasSubstr("--device cuda: "), HasSubstr("--device cpu")));
   EXPECT_THAT(why, AnyOf(HasSubstr("built without CUDA"), HasSubstr("nvidia-smi")));
   EXPECT_THROW(free_device_memory(0), Error);
+}
+
+TEST(ShardDevice, WhatIsAskedOfGpusIsRefusedWithoutOne) {
+  const auto refusal_with = [](auto change) {
+    EngineOptions options;
+    change(options);
+    return refusal_of([&] { refuse_gpu_flags(options); });
+  };
+  EXPECT_EQ(refusal_with([](EngineOptions&) {}), "");
+  EXPECT_EQ(refusal_with([](EngineOptions& o) { o.gpu_matmul = "fast"; }),
+            "--gpu-matmul fast: shards compute on CPUs here; give --device cuda as well");
+  EXPECT_THAT(refusal_with([](EngineOptions& o) { o.gpu_graphs = "off"; }),
+              HasSubstr("--gpu-graphs off"));
+  EXPECT_THAT(refusal_with([](EngineOptions& o) { o.gpu_collectives = "nccl"; }),
+              HasSubstr("--gpu-collectives nccl"));
 }
 
 }  // namespace

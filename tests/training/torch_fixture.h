@@ -1,7 +1,8 @@
 // Small targets and texts for the trainer's tests.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <filesystem>
 #include <memory>

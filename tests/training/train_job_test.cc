@@ -72,8 +72,8 @@ TEST_F(TrainJobTest, EveryMethodGivesWhatTheRuntimeLoads) {
 }
 
 TEST_F(TrainJobTest, AnInterruptedRunGoesOnToTheSameWeights) {
-  const std::string more = "--no-measure --checkpoint-every 7";
-  const std::string size = "--sequence-length 32 --steps 30 --eval-every 15";
+  const std::string more = "--no-measure --checkpoint-every 4 --eval-sequences 8";
+  const std::string size = "--sequence-length 32 --steps 16 --eval-every 8";
   ASSERT_EQ(shell(command("pass", "whole", more, size)).exit_code, 0);
   ShellProcess process(command("pass", "stopped", more, size));
   const auto checkpoint = directory_.path() / "stopped" / "checkpoint" / "state.safetensors";

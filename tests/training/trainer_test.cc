@@ -2,6 +2,7 @@
 #include "training/trainer.h"
 
 #include <gtest/gtest.h>
+#include <torch/optim/adamw.h>
 
 #include <cmath>
 
