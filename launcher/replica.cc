@@ -171,6 +171,7 @@ ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_on
   check_limits(options);
   setup.options = options;
   setup.device = choose_device(options.device);
+  if (setup.device == ShardDevice::kCpu) refuse_gpu_flags(options);
   setup.first_device = first_device;
   setup.config = ModelConfig::load(options.model);
   setup.tp = tp;

@@ -58,6 +58,18 @@ ShardDevice choose_device(const std::string& flag) {
   return ShardDevice::kCuda;
 }
 
+void refuse_gpu_flags(const EngineOptions& options) {
+  const EngineOptions usual;
+  const auto refuse = [](const char* flag, const std::string& value, const std::string& none) {
+    if (value == none) return;
+    throw_error(ErrorKind::kUsage, "{} {}: shards compute on CPUs here; give --device cuda as well",
+                flag, value);
+  };
+  refuse("--gpu-matmul", options.gpu_matmul, usual.gpu_matmul);
+  refuse("--gpu-graphs", options.gpu_graphs, usual.gpu_graphs);
+  refuse("--gpu-collectives", options.gpu_collectives, usual.gpu_collectives);
+}
+
 int64_t free_device_memory(int number) {
 #if defined(CONVOKE_HAVE_CUDA)
   return int64_t(cuda::free_memory(number));

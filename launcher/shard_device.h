@@ -10,6 +10,7 @@
 
 namespace convoke {
 
+struct EngineOptions;
 struct ReplicaSetup;
 
 enum class ShardDevice { kCpu, kCuda };
@@ -17,6 +18,10 @@ enum class ShardDevice { kCpu, kCuda };
 /// "auto" is the CPU. Throws Error(kUsage) that says what to do when "cuda" cannot be had, or for
 /// another name.
 ShardDevice choose_device(const std::string& flag);
+
+/// Throws Error(kUsage) when a flag asks for something of GPUs that the CPU would do without a
+/// word.
+void refuse_gpu_flags(const EngineOptions& options);
 
 /// Memory of CUDA device `number` that is free, in bytes. Throws Error(kResource) when there is no
 /// such device.

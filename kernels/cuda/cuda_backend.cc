@@ -284,6 +284,8 @@ void CudaBackend::wait() {
     if (now - start > kSpin) std::this_thread::sleep_for(kNap);
   }
   synchronise(queue_.handle);  // says what failed
+  // It may have been an abort that ended it: nothing of what came can be believed then.
+  if (monitor_) monitor_(0.0);
 }
 
 /// After an error: nothing that the host may now change or free is still being read.

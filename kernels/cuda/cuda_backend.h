@@ -47,9 +47,9 @@ int device_of(const Backend& backend);
 const CudaStream& queue_of(const Stream& stream);
 /// Destroys the backend's graphs; those that run now end first. What they refer to may go then.
 void forget_graphs(Backend& backend);
-/// Called again and again while the host waits for the device, with the seconds that it has waited;
-/// ends the wait, and the program, by throwing. What is enqueued must be about to end then. Empty:
-/// nobody looks.
+/// Called again and again while the host waits for the device, with the seconds that it has waited,
+/// and with 0 when the wait is over; ends the wait, and the program, by throwing. What is enqueued
+/// must be about to end then. Empty: nobody looks.
 void set_wait_monitor(Backend& backend, std::function<void(double seconds)> monitor);
 
 /// How many devices there are; if none, `why` says what CUDA answered.
