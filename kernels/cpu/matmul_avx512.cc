@@ -123,24 +123,25 @@ struct Avx512Kernel {
   }
 };
 
+template <class Word>
+MatmulKernel kernel_of(int unit_inputs) {
+  using Kernel = Avx512Kernel<Word>;
+  return {.run = Kernel::run,
+          .unit_inputs = unit_inputs,
+          .max_rows = Kernel::kMaxRows,
+          .block_rows = Kernel::kBlockRowsAtOnce,
+          .in_place = true,
+          .stream_rows = Kernel::kStreamRows};
+}
+
 }  // namespace
 
 MatmulKernel avx512_bf16_kernel() {
-  return {.run = Avx512Kernel<PairWord>::run,
-          .unit_inputs = 2,
-          .max_rows = 24,
-          .block_rows = Avx512Kernel<PairWord>::kBlockRowsAtOnce,
-          .in_place = true,
-          .stream_rows = Avx512Kernel<PairWord>::kStreamRows};
+  return kernel_of<PairWord>(2);
 }
 
 MatmulKernel avx512_f32_kernel() {
-  return {.run = Avx512Kernel<FloatWord>::run,
-          .unit_inputs = 1,
-          .max_rows = 24,
-          .block_rows = Avx512Kernel<FloatWord>::kBlockRowsAtOnce,
-          .in_place = true,
-          .stream_rows = Avx512Kernel<FloatWord>::kStreamRows};
+  return kernel_of<FloatWord>(1);
 }
 
 }  // namespace convoke::cpu

@@ -16,7 +16,7 @@ namespace convoke::cpu {
 class ReadYardstick {
  public:
   /// Finds the fastest of several ways of reading `bytes` (rounded up to whole cache lines), which
-  /// takes some twenty sweeps.
+  /// takes some thirty sweeps.
   ReadYardstick(Backend& backend, size_t bytes);
 
   /// Seconds of reading everything once.

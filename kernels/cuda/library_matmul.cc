@@ -7,18 +7,10 @@
 namespace convoke::cuda {
 namespace {
 
-size_t aligned(size_t bytes) {
-  return (bytes + 255) / 256 * 256;
-}
-
-/// x after the norm.
-size_t normed_bytes(const MatrixLayout& layout, int64_t rows) {
-  return aligned(size_t(rows * layout.inputs) * dtype_size(layout.dtype));
-}
-
 /// Of gated weights, gates and what they let through.
 size_t ungated_bytes(const MatrixLayout& layout, int64_t rows) {
-  return layout.gated ? aligned(size_t(rows * 2 * layout.outputs) * sizeof(float)) : 0;
+  if (!layout.gated) return 0;
+  return (size_t(rows * 2 * layout.outputs) * sizeof(float) + 255) / 256 * 256;
 }
 
 int64_t library_outputs(const MatrixLayout& layout) {
@@ -27,12 +19,7 @@ int64_t library_outputs(const MatrixLayout& layout) {
 
 void check(const MatmulArgs& args, const MatrixLayout& layout, const Workspace& workspace) {
   CONVOKE_CHECK(layout.plain);
-  CONVOKE_CHECK_EQ(args.x.cols, layout.inputs);
-  CONVOKE_CHECK_EQ(args.y.cols, layout.outputs);
-  CONVOKE_CHECK_EQ(args.y.rows, args.x.rows);
-  CONVOKE_CHECK(args.x.dtype == (args.norm_weight != nullptr ? DType::kFloat32 : layout.dtype));
-  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || (layout.gated && args.y.dtype == layout.dtype));
-  CONVOKE_CHECK(!(layout.gated && args.accumulate));
+  check_fits(args, layout);
   CONVOKE_CHECK_GE(workspace.bytes, library_workspace_bytes(layout, int(args.x.rows)));
 }
 

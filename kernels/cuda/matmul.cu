@@ -255,19 +255,6 @@ void launch_rows(const CudaStream& stream, const Job& job) {
   return wide ? launch_products<T, 4, 8, 1>(stream, job) : launch_products<T, 2, 8, 4>(stream, job);
 }
 
-void check(const MatmulArgs& args, const MatrixLayout& layout) {
-  CONVOKE_CHECK_EQ(args.x.cols, layout.inputs);
-  CONVOKE_CHECK_EQ(args.y.cols, layout.outputs);
-  CONVOKE_CHECK_EQ(args.y.rows, args.x.rows);
-  CONVOKE_CHECK(args.x.dtype == (args.norm_weight != nullptr ? DType::kFloat32 : layout.dtype));
-  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || (layout.gated && args.y.dtype == layout.dtype));
-  CONVOKE_CHECK(!(layout.gated && args.accumulate));
-}
-
-size_t normed_bytes(const MatrixLayout& layout, int64_t rows) {
-  return (size_t(rows * layout.inputs) * dtype_size(layout.dtype) + 255) / 256 * 256;
-}
-
 size_t partial_bytes(const MatrixLayout& layout, int64_t rows) {
   return size_t(layout.groups * rows * layout.tiles() * kTileOutputs) * sizeof(float);
 }
@@ -286,7 +273,7 @@ void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& w
   const auto& weights = static_cast<const CudaPackedMatrix&>(*args.weights);
   const MatrixLayout& layout = weights.layout();
   CONVOKE_CHECK(!layout.plain);
-  check(args, layout);
+  check_fits(args, layout);
   const bool normalised = args.norm_weight != nullptr;
   CONVOKE_CHECK_GE(workspace.bytes,
                    matmul_workspace_bytes(stream, layout, int(args.x.rows), normalised));

@@ -45,6 +45,15 @@ __global__ void pack_kernel(const From* source, int64_t stride, int64_t rows, Ma
 
 }  // namespace
 
+void check_fits(const MatmulArgs& args, const MatrixLayout& layout) {
+  CONVOKE_CHECK_EQ(args.x.cols, layout.inputs);
+  CONVOKE_CHECK_EQ(args.y.cols, layout.outputs);
+  CONVOKE_CHECK_EQ(args.y.rows, args.x.rows);
+  CONVOKE_CHECK(args.x.dtype == (args.norm_weight != nullptr ? DType::kFloat32 : layout.dtype));
+  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || (layout.gated && args.y.dtype == layout.dtype));
+  CONVOKE_CHECK(!(layout.gated && args.accumulate));
+}
+
 MatrixLayout matrix_layout(const MatrixSource& source) {
   CONVOKE_CHECK(!source.parts.empty());
   CONVOKE_CHECK(source.groups >= 1 && source.groups <= kMostGroups);

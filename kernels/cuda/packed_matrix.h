@@ -35,6 +35,14 @@ struct MatrixLayout {
   }
 };
 
+/// Throws unless the arguments of a product fit its matrix and each other (see MatmulArgs).
+void check_fits(const MatmulArgs& args, const MatrixLayout& layout);
+
+/// Bytes that `rows` rows of x take after their norm, in whole pieces of 256.
+inline size_t normed_bytes(const MatrixLayout& layout, int64_t rows) {
+  return (size_t(rows * layout.inputs) * dtype_size(layout.dtype) + 255) / 256 * 256;
+}
+
 /// The layout of a matrix, from the extents of its parts; their data need not be there. Storage may
 /// be kFloat16 besides what MatrixSource allows.
 MatrixLayout matrix_layout(const MatrixSource& source);
