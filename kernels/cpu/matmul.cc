@@ -56,7 +56,7 @@ Grid choose_grid(int threads, int64_t panels, int row_units) {
 }
 
 /// Whole cache lines, of an odd number: rows a multiple of 4 KB apart would evict each other.
-int64_t normed_row_bytes(const PackedLayout& layout) {
+int64_t spread_row_bytes(const PackedLayout& layout) {
   return (divide_up(layout.inputs * int64_t(dtype_size(layout.dtype)), 64) | 1) * 64;
 }
 
@@ -73,7 +73,7 @@ class Product {
         elementwise_(elementwise_kernels_for(isa)),
         element_bytes_(int64_t(dtype_size(layout_.dtype))),
         row_bytes_(args.norm_weight == nullptr ? args.x.row_stride * element_bytes_
-                                               : normed_row_bytes(layout_)),
+                                               : spread_row_bytes(layout_)),
         group_units_(divide_up(layout_.group_inputs, kernel_.unit_inputs)) {}
 
   void run() {
@@ -93,6 +93,8 @@ class Product {
       rearrange(x, rows, job);
       stream_.barrier();
       job.x = scratch_.rows();
+    } else if (must_spread(rows)) {
+      job.x = spread(x, rows);
     } else {
       job.x = x;
     }
@@ -130,13 +132,28 @@ class Product {
     return normed;
   }
 
+  /// Rows a multiple of 4 KB apart would evict each other from the first cache.
+  bool same_sets(int rows) const { return rows > 8 && row_bytes_ % 4096 == 0; }
+
   bool must_rearrange(int rows) const {
     const bool ragged = layout_.group_inputs % kernel_.unit_inputs != 0;
-    // Rows a multiple of 4 KB apart would evict each other from the first cache; and what is read
-    // again for every panel is best read line after line.
-    const bool same_sets = rows > 8 && row_bytes_ % 4096 == 0;
-    if (kernel_.tiles) return ragged || same_sets || rows > kernel_.max_rows;
-    return ragged || same_sets || (rows > 1 && !kernel_.in_place);
+    // What is read again for every panel is best read line after line.
+    if (kernel_.tiles) return ragged || same_sets(rows) || rows > kernel_.max_rows;
+    return ragged || (rows > 1 && !kernel_.in_place);
+  }
+
+  bool must_spread(int rows) const { return !must_rearrange(rows) && same_sets(rows); }
+
+  /// Copies rows to where they do not meet in a cache.
+  const std::byte* spread(const std::byte* x, int rows) const {
+    const PanelRange share = panel_share(rows, stream_.index(), stream_.count());
+    const int64_t stride = spread_row_bytes(layout_);
+    for (int64_t r = share.begin; r < share.end; ++r) {
+      std::memcpy(scratch_.normed() + r * stride, x + r * row_bytes_,
+                  size_t(layout_.inputs * element_bytes_));
+    }
+    stream_.barrier();
+    return scratch_.normed();
   }
 
   bool streams(int rows) const {
@@ -165,9 +182,9 @@ class Product {
       job.x_group_bytes = group_units_ * job.x_step_bytes;
     } else {
       job.x_in_place = true;
-      job.x_row_bytes = row_bytes_;
-      job.x_tile_bytes = 16 * row_bytes_;
-      job.x_unit_bytes = 32 * row_bytes_;
+      job.x_row_bytes = must_spread(rows) ? spread_row_bytes(layout_) : row_bytes_;
+      job.x_tile_bytes = 16 * job.x_row_bytes;
+      job.x_unit_bytes = 32 * job.x_row_bytes;
       job.x_step_bytes = 64;
       job.x_group_bytes = layout_.group_inputs * element_bytes_;
     }
@@ -302,7 +319,7 @@ void MatmulScratch::reserve(const PackedLayout& layout) {
       layout.padded_inputs * layout.groups * int64_t(dtype_size(layout.dtype));
   const size_t bytes = size_t(row_bytes * (kRows + kSpareRows));
   if (!rows_ || rows_->bytes() < bytes) rows_ = allocate_buffer(bytes);
-  const size_t normed_bytes = size_t(normed_row_bytes(layout)) * kRows;
+  const size_t normed_bytes = size_t(spread_row_bytes(layout)) * kRows;
   if (!normed_ || normed_->bytes() < normed_bytes) normed_ = allocate_buffer(normed_bytes);
   if (!few_normed_) few_normed_ = allocate_buffer(kFewBytes * size_t(threads_));
 }

@@ -44,6 +44,7 @@ static_assert(sizeof(TileConfig) == 64);
 
 struct AmxKernel {
   static constexpr bool kTiles = true;
+  static constexpr bool kFinishes = false;
   static constexpr int kMaxRows = 32;
   static constexpr int64_t kUnitBytes = 1024;
   static constexpr int64_t kBlockUnits = 16;

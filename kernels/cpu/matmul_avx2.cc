@@ -59,6 +59,7 @@ struct FloatWord {
 template <class Word>
 struct Avx2Kernel {
   static constexpr bool kTiles = false;
+  static constexpr bool kFinishes = false;
   static constexpr int kMaxRows = 4;
   static constexpr int64_t kUnitBytes = 64;
   static constexpr int64_t kBlockUnits = 256;

@@ -36,6 +36,7 @@ struct FloatWord {
 template <class Word>
 struct PortableKernel {
   static constexpr bool kTiles = false;
+  static constexpr bool kFinishes = false;
   static constexpr int64_t kPrefetchBytes = 0;
   static constexpr int kMaxRows = 4;
   static constexpr int64_t kUnitBytes = 64;

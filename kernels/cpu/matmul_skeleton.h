@@ -26,6 +26,17 @@ struct TileArgs {
   float* sums = nullptr;  ///< [panel][row: sums_panel_floats / 16][16]
   int64_t sums_panel_floats = 0;
   bool resume = false;  ///< sums go on from what is there, else from zero
+
+  // Kernels that finish: what becomes of the sums while they are in registers. Partial sums that
+  // wait are added to their left, first the one at `left`, then those before it; the result goes to
+  // y if that is set (accumulated, then the bias), else to `target`.
+  const float* left = nullptr;  ///< laid out as sums
+  int64_t left_step = 0;        ///< floats from one to the one before it
+  int lefts = 0;
+  float* target = nullptr;      ///< laid out as sums
+  const float* bias = nullptr;  ///< of the first column of y, or null
+  bool accumulate = false;
+
   /// When streaming: bytes from `weights` to the end of its panel. The kernel prefetches ahead of
   /// itself, and from there on in the panels that come after those of this tile. 0: no prefetch.
   int64_t stream_left = 0;
@@ -38,7 +49,8 @@ struct TileArgs {
   const std::byte* next_x = nullptr;  ///< same row unit, next piece of inputs
   int64_t next_x_line = 0;            ///< to begin with, in lines of 32 to a unit
   int next_x_lines = 0;
-  float* y = nullptr;  ///< to be written after this tile
+
+  float* y = nullptr;  ///< AMX: to be written after this tile
   int64_t y_stride = 0;
 };
 
@@ -114,6 +126,62 @@ class MatmulLoops {
     for (int64_t i = 0; i < count; ++i) left[i] += right[i];
   }
 
+  /// Partial sums that wait for group `g` to end, or would without it: the ones of its number. The
+  /// last ones, as far as they follow each other, are completed by it.
+  static int waiting(int g) { return __builtin_popcount(unsigned(g)); }
+  static int completed(int g) { return __builtin_ctz(~unsigned(g)); }
+
+  /// Where a kernel that finishes is to leave a tile of y, if it can: whole columns, not gated.
+  void write_to_y(TileArgs& args, int row_unit, int64_t panel, int panels) const {
+    const int64_t column = panel * 16;
+    if (job_.gated || column + 16 * panels > job_.outputs) return;
+    args.y = job_.y + int64_t(row_unit) * job_.unit_rows * job_.y_stride + column;
+    args.y_stride = job_.y_stride;
+    args.bias = job_.bias == nullptr ? nullptr : job_.bias + column;
+    args.accumulate = job_.accumulate;
+  }
+
+  void stream_ahead(TileArgs& args, int group) const {
+    args.stream_left = job_.panel_bytes - group * job_.group_bytes;
+    args.fetch_panels = fetch_panels_;
+    args.fetch_bytes = fetch_bytes_;
+  }
+
+  /// All groups of a tile. False: the sums are at `sums`, and y is not written.
+  bool all_groups(int row_unit, int64_t panel, int panels, float* sums, int64_t sums_panel_floats,
+                  bool streaming) {
+    if constexpr (Kernel::kFinishes) {
+      return finish_over_groups(row_unit, panel, panels, sums, sums_panel_floats, streaming);
+    } else {
+      tile_over_groups(row_unit, panel, panels, 0, job_.groups, sums, sums_panel_floats, streaming);
+      return false;
+    }
+  }
+
+  /// By a kernel that finishes: one group after the other.
+  bool finish_over_groups(int row_unit, int64_t panel, int panels, float* sums,
+                          int64_t sums_panel_floats, bool streaming) {
+    bool written = false;
+    for (int g = 0; g < job_.groups; ++g) {
+      TileArgs args = tile_at(row_unit, panel, g, 0);
+      args.units = job_.group_units;
+      args.sums_panel_floats = sums_panel_floats;
+      const int depth = waiting(g);
+      args.lefts = completed(g);
+      args.left = local(depth - 1);
+      args.left_step = kTileLevelFloats;
+      args.target = local(depth - args.lefts);
+      if (g + 1 == job_.groups) {
+        args.target = sums;
+        write_to_y(args, row_unit, panel, panels);
+        written = args.y != nullptr;
+      }
+      if (streaming) stream_ahead(args, g);
+      Kernel::tile(args, rows_of(row_unit), panels);
+    }
+    return written;
+  }
+
   /// Sums groups [first, first + count) of a tile as their tree; the sum is left at `sums`. Groups
   /// are summed eight at a time, each into a place of its own, so that one pass can add them up.
   void tile_over_groups(int row_unit, int64_t panel, int panels, int first, int count, float* sums,
@@ -126,11 +194,7 @@ class MatmulLoops {
         args.units = job_.group_units;
         args.sums = count == 1 ? sums : local(i);
         args.sums_panel_floats = sums_panel_floats;
-        if (streaming) {
-          args.stream_left = job_.panel_bytes - (first + g + i) * job_.group_bytes;
-          args.fetch_panels = fetch_panels_;
-          args.fetch_bytes = fetch_bytes_;
-        }
+        if (streaming) stream_ahead(args, first + g + i);
         Kernel::tile(args, rows, panels);
       }
       if (count == 1) return;
@@ -280,7 +344,7 @@ class MatmulLoops {
   void stream() {
     const int at_once = Kernel::panels_at_once(rows_of(0));
     const int64_t panel_floats = Kernel::kMaxRows * 16;
-    float* result = local(kMaxTogether);
+    float* result = local(kMaxLevels - 1);
     const int together = job_.gated && at_once == 1 ? 2 : at_once;  // written at a time
     open_queue((job_.panels + together - 1) / together);
     for (int64_t piece = take_piece(); piece >= 0; piece = take_piece()) {
@@ -288,12 +352,13 @@ class MatmulLoops {
       const int64_t left = job_.panels - panel;
       const int panels = left < together ? int(left) : together;
       for (int unit = 0; unit < row_units_; ++unit) {
+        bool written = false;
         for (int p = 0; p < panels; p += at_once) {
           const int count = panels - p < at_once ? panels - p : at_once;
-          tile_over_groups(unit, panel + p, count, 0, job_.groups, result + p * panel_floats,
-                           panel_floats, unit == 0);
+          written = all_groups(unit, panel + p, count, result + p * panel_floats, panel_floats,
+                               unit == 0);
         }
-        write_tile(unit, panel, panels, result, panel_floats);
+        if (!written) write_tile(unit, panel, panels, result, panel_floats);
       }
     }
   }
@@ -308,6 +373,9 @@ class MatmulLoops {
 
   /// Groups that make one piece: a power of two, so that their tree is a subtree.
   int groups_together() const {
+    if constexpr (Kernel::kFinishes) {
+      return job_.groups * job_.group_units <= Kernel::kBlockUnits ? job_.groups : 1;
+    }
     int together = 1;
     while (together < job_.groups && together < kMaxTogether &&
            2 * together * job_.group_units <= Kernel::kBlockUnits) {
@@ -358,8 +426,10 @@ class MatmulLoops {
         const int rows = rows_of(u);
         if (rows != job_.unit_rows) Kernel::begin(rows);
         float* sums = level(depth_of(inputs.group)) + place;
+        bool written = false;
         if (together_ > 1) {
-          tile_over_groups(u, panel, count, inputs.group, together_, sums, panel_floats, false);
+          written = several_groups(u, panel, count, inputs.group, sums, panel_floats);
+          if (!Kernel::kFinishes) climb(inputs.group, place, rows, count, panel_floats);
         } else {
           TileArgs args = tile_at(u, panel, inputs.group, inputs.unit);
           args.units = inputs.units;
@@ -373,11 +443,19 @@ class MatmulLoops {
               args.y_stride = job_.y_stride;
             }
           }
+          if constexpr (Kernel::kFinishes) {
+            args.target = sums;
+            if (inputs.ends_group) plan_climb(args, inputs.group, place);
+            if (final) write_to_y(args, u, panel, count);
+            written = args.y != nullptr;
+          }
           Kernel::tile(args, rows, count);
+          if (!Kernel::kFinishes && inputs.ends_group) {
+            climb(inputs.group, place, rows, count, panel_floats);
+          }
         }
         if (rows != job_.unit_rows) Kernel::begin(job_.unit_rows);
-        if (inputs.ends_group) climb(inputs.group, place, rows, count, panel_floats);
-        if (!final) continue;
+        if (!final || written) continue;
         if (!job_.gated || count > 1) {
           write_tile(u, panel, count, level(0) + place, panel_floats);
         } else if (p % 2 != 0) {
@@ -389,7 +467,27 @@ class MatmulLoops {
   }
 
   /// Partial sums that wait when a group (or subtree of groups) begins: its number's binary ones.
-  int depth_of(int group) const { return __builtin_popcount(unsigned(group / together_)); }
+  int depth_of(int group) const { return waiting(group / together_); }
+
+  /// A piece of together_ groups, which are all that there are if the kernel finishes.
+  bool several_groups(int row_unit, int64_t panel, int panels, int first, float* sums,
+                      int64_t panel_floats) {
+    if constexpr (Kernel::kFinishes) {
+      return finish_over_groups(row_unit, panel, panels, sums, panel_floats, false);
+    } else {
+      tile_over_groups(row_unit, panel, panels, first, together_, sums, panel_floats, false);
+      return false;
+    }
+  }
+
+  /// climb() by a kernel that finishes.
+  void plan_climb(TileArgs& args, int group, int64_t place) const {
+    const int depth = waiting(group);
+    args.lefts = completed(group);
+    args.left = level(depth - 1) + place;
+    args.left_step = kLevelFloats;
+    args.target = level(depth - args.lefts) + place;
+  }
 
   /// Adds a finished group's tile to the partial sums that it completes.
   void climb(int group, int64_t place, int rows, int panels, int64_t panel_floats) {
