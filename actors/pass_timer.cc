@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kPromptTokens = 32;
 constexpr int kLargest = 64;
-constexpr int kRepetitions = 5;
-/// Large models are measured with fewer repetitions: their passes vary less, and start-up counts.
+constexpr int kRounds = 5;
+/// Large models are measured in fewer rounds: their passes vary less, and start-up counts.
 constexpr double kPatience = 1.0;
 
 StepPlan first_plan(int prompt, int32_t blocks, int vocabulary) {
@@ -44,20 +44,19 @@ std::vector<PassCost::Point> time_passes(StepRunner& runner, const SchedulerOpti
   if (prompt < 1 || largest < 1 || blocks > options.kv_blocks) return {};
   StepResult result;
   runner.run(first_plan(prompt, blocks, options.vocabulary), result);
+  // In rounds over all row counts, of which the fastest pass of each counts: a hiccup, or a slow
+  // stretch of the machine, must not make one row count look dear beside the others.
   std::vector<PassCost::Point> points;
   double spent = 0;
-  for (int rows = 1; rows <= largest; rows *= 2) {
-    const StepPlan plan = fan_plan(prompt, rows - 1, options.vocabulary);
-    std::vector<double> seconds;
-    for (int i = 0; i < kRepetitions && (i < 1 || spent < kPatience); ++i) {
+  for (int round = 0; round < kRounds && (round < 1 || spent < kPatience); ++round) {
+    for (int rows = 1; rows <= largest; rows *= 2) {
+      const StepPlan plan = fan_plan(prompt, rows - 1, options.vocabulary);
       // The pass before had other rows; only the next one finds its own footing.
-      if (i == 0 && spent < kPatience) runner.run(plan, result);
+      if (spent < kPatience) runner.run(plan, result);
       runner.run(plan, result);
-      seconds.push_back(result.compute_seconds);
+      points.push_back({rows, result.compute_seconds});
       spent += result.compute_seconds;
     }
-    std::ranges::nth_element(seconds, seconds.begin() + ptrdiff_t(seconds.size() / 2));
-    points.push_back({rows, seconds[seconds.size() / 2]});
   }
   StepPlan last;
   last.closed = {0};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 
 #include "kernels/check.h"
 
@@ -35,10 +36,14 @@ void PassCost::insert(int rows, double seconds) {
   }
 }
 
+/// What disturbs a pass makes it slower, so where a point lies above one of more rows, it is the
+/// one that is wrong.
 void PassCost::make_monotone() {
-  monotone_.clear();
-  for (const Point& p : points_) {
-    monotone_.push_back(monotone_.empty() ? p.seconds : std::max(monotone_.back(), p.seconds));
+  monotone_.resize(points_.size());
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t i = points_.size(); i-- > 0;) {
+    least = std::min(least, points_[i].seconds);
+    monotone_[i] = least;
   }
 }
 

@@ -21,6 +21,9 @@ class PassCost {
   /// more rows. 0 rows take no pass and cost nothing.
   double seconds(int rows) const;
 
+  /// How slow the machine is now against when the points were measured.
+  double slowness() const { return scale_; }
+
   /// A pass that took place. It corrects what all passes cost (the machine is slower, the context
   /// longer) and, more slowly, the points next to it, of which there will be one close by. What one
   /// pass can do is bounded, so that a hiccup is forgotten soon. Ignored unless rows >= 1 and

@@ -11,7 +11,8 @@ namespace convoke {
 namespace {
 
 constexpr int kFirstPause = 4;
-constexpr int kLongestPause = 512;
+constexpr int kLongestPause = 128;
+constexpr double kTrialShare = 0.01;  // of all time, for trials of drafts that cannot pay
 constexpr int kTrialRounds = 2;
 constexpr int kFirstRounds = 6;  // before a sequence's own figures count
 constexpr double kSequenceRate = 0.05;
@@ -63,16 +64,21 @@ TreePolicy::Round TreePolicy::next_round(std::span<const SequenceId> decoding) {
   const int count = int(decoding.size());
   const Plan plan = best_plan(count);
   const bool possible = could_pay(count);
-  const Ask batch = ask(batch_pause_, plan.depth > 0, possible);
+  const int longest = possible ? kLongestPause : vain_pause(count);
+  const Ask batch = ask(batch_pause_, plan.depth > 0, possible, longest);
   if (batch == Ask::kNo) return round;
 
-  int depth = plan.depth > 0 ? plan.depth : options_.max_depth;
+  int depth = plan.depth > 0 ? plan.depth : possible ? options_.max_depth : 1;
   if (++rounds_ % kDeeperEvery == 0) ++depth;
   depth = std::min(depth, options_.max_depth);
-  if (batch == Ask::kFirstTrial) acceptance_.doubt_rounds();
+  if (batch == Ask::kFirstTrial) {
+    acceptance_.doubt_rounds();
+    draft_fit_ = {};  // what drafts took before the pause counts no longer
+  }
   for (SequenceId id : decoding) {
     SequenceState& s = sequences_[id];
-    const Ask one = batch == Ask::kYes ? ask(s.pause, pays(plan, count, s), possible) : batch;
+    const Ask one =
+        batch == Ask::kYes ? ask(s.pause, pays(plan, count, s), possible, longest) : batch;
     if (one == Ask::kNo) continue;
     if (one == Ask::kFirstTrial) s.doubt();
     s.asked_depth = depth;
@@ -97,7 +103,7 @@ void TreePolicy::SequenceState::doubt() {
   expected = 1.0;
 }
 
-TreePolicy::Ask TreePolicy::ask(Pause& pause, bool pays, bool could_pay) {
+TreePolicy::Ask TreePolicy::ask(Pause& pause, bool pays, bool could_pay, int longest) {
   if (pays) {
     // A trial that was lucky once does not make up for all that failed.
     if (++pause.paid >= kProvenRounds) pause.length = 0;
@@ -106,14 +112,16 @@ TreePolicy::Ask TreePolicy::ask(Pause& pause, bool pays, bool could_pay) {
     return Ask::kYes;
   }
   pause.paid = 0;
-  if (!could_pay) return Ask::kNo;
-  if (pause.trial > 0) {
+  if (pause.trial > 0 && could_pay) {
     --pause.trial;
     return Ask::kTrial;
   }
-  if (pause.length == 0) pause.length = pause.left = kFirstPause;
+  if (pause.length == 0 || !could_pay) {
+    const int first = could_pay ? kFirstPause : longest;
+    if (pause.length < first) pause.length = pause.left = first;
+  }
   if (pause.left-- > 0) return Ask::kNo;
-  pause.length = std::min(2 * pause.length, kLongestPause);
+  pause.length = std::min(2 * pause.length, longest);
   pause.left = pause.length;
   pause.trial = kTrialRounds - 1;
   return Ask::kFirstTrial;
@@ -126,6 +134,13 @@ double TreePolicy::leaning(const SequenceState& state) const {
 double TreePolicy::rate(int sequences, int depth, double drafts, double nodes) const {
   const int rows = sequences + int(std::lround(sequences * nodes));
   return sequences * (1.0 + drafts) / (draft_seconds(depth) + cost_.seconds(rows));
+}
+
+/// Nodes of a tree of so many levels. What such trees gain is known from those that were verified,
+/// so their number must be, too: the mean over all depths would make deep trees look cheap.
+double TreePolicy::expected_nodes(int depth) const {
+  const double seen = nodes_at_depth_[size_t(std::min(depth, Acceptance::kDepths))];
+  return seen > 0.0 ? seen : std::max(nodes_, double(depth));
 }
 
 /// Trees as they were lately, or chains: the least that each depth can do with.
@@ -141,13 +156,20 @@ TreePolicy::Plan TreePolicy::best_plan(int sequences) const {
       const double r = rate(sequences, depth, drafts, nodes);
       if (drafts > kLeastGain && r > best.rate) best = {depth, nodes, r};
     };
-    consider(std::max(nodes_, 1.0), gained);
+    consider(expected_nodes(depth), gained);
     consider(depth, std::min(chain, gained));
   }
   return best;
 }
 
-/// Whether drafting would pay if every draft of a chain were accepted: else trials are in vain.
+/// Drafts that could not pay even if all were accepted are tried, too, for what they take can have
+/// been the machine's mood: one level now and then.
+int TreePolicy::vain_pause(int sequences) const {
+  const double rounds = draft_seconds(1) / (kTrialShare * cost_.seconds(sequences));
+  return int(std::clamp(rounds, double(kLongestPause), 1e6));
+}
+
+/// Whether drafting would pay if every draft of a chain were accepted.
 bool TreePolicy::could_pay(int sequences) const {
   const double plain = rate(sequences, 0, 0.0, 0.0);
   for (int depth = 1; depth <= options_.max_depth; ++depth) {
@@ -201,9 +223,16 @@ std::vector<int> TreePolicy::choose(std::span<const Offer> offers, int other_row
   int used = std::accumulate(counts.begin(), counts.end(), 0);
   for (size_t i = 0; i < offers.size(); ++i) {
     while (counts[i] < least[i] && used < row_budget) ++counts[i], ++used;
-    if (!gains[i].empty()) nodes_ += kNodesRate * (counts[i] - nodes_);
+    if (!gains[i].empty()) observe_nodes(sequences_[offers[i].id].asked_depth, counts[i]);
   }
   return counts;
+}
+
+void TreePolicy::observe_nodes(int asked_depth, int nodes) {
+  nodes_ += kNodesRate * (nodes - nodes_);
+  if (asked_depth <= 0) return;
+  double& mean = nodes_at_depth_[size_t(std::min(asked_depth, Acceptance::kDepths))];
+  mean = mean == 0.0 ? nodes : mean + kNodesRate * (nodes - mean);
 }
 
 void TreePolicy::observe_draft(const DraftLimits& limits, double seconds) {
@@ -211,6 +240,7 @@ void TreePolicy::observe_draft(const DraftLimits& limits, double seconds) {
   auto& f = draft_fit_;
   const double x = limits.max_depth;
   if (f.n > 4.0) seconds = std::min(seconds, 4.0 * draft_seconds(limits.max_depth) + 1e-4);
+  seconds /= cost_.slowness();
   const double kept = 1.0 - 1.0 / kDraftMemory;
   f = {f.n * kept + 1, f.x * kept + x, f.y * kept + seconds, f.xx * kept + x * x,
        f.xy * kept + x * seconds};
@@ -226,7 +256,7 @@ double TreePolicy::draft_seconds(int depth) const {
   const double doubt = 0.5;  // of one level, squared
   const double slope = (f.xy - f.x * mean_y + doubt * through_origin) / (spread + doubt);
   const double bounded = std::clamp(slope, 0.0, through_origin);
-  return mean_y + bounded * (depth - mean_x);
+  return cost_.slowness() * (mean_y + bounded * (depth - mean_x));
 }
 
 void TreePolicy::observe_outcome(SequenceId id, const DraftTree& tree,

@@ -11,6 +11,7 @@
 // gain over all sequences visits the best choice of every size, and the best of these wins.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -102,10 +103,13 @@ class TreePolicy {
   double leaning(const SequenceState& state) const;
   Plan best_plan(int sequences) const;
   double rate(int sequences, int depth, double drafts, double nodes) const;
+  double expected_nodes(int depth) const;
+  void observe_nodes(int asked_depth, int nodes);
   int width() const;
   bool could_pay(int sequences) const;
   bool pays(const Plan& plan, int sequences, const SequenceState& state) const;
-  static Ask ask(Pause& pause, bool pays, bool could_pay);
+  int vain_pause(int sequences) const;
+  static Ask ask(Pause& pause, bool pays, bool could_pay, int longest);
   std::vector<int> share_fixed(std::span<const Offer> offers, int row_budget) const;
 
   TreePolicyOptions options_;
@@ -115,7 +119,10 @@ class TreePolicy {
   Pause batch_pause_;
   uint64_t rounds_ = 0;
   double nodes_ = 0.0;  ///< running mean of nodes verified per tree
-  /// Decaying sums of the line seconds = a + b * depth.
+  /// The same of trees that were asked for with so many levels; 0 = none yet.
+  std::array<double, Acceptance::kDepths + 1> nodes_at_depth_{};
+  /// Decaying sums of the line seconds = a + b * depth, in seconds of a machine as fast as when
+  /// passes were measured: what slows passes slows drafts, also while none are asked for.
   struct {
     double n = 0, x = 0, y = 0, xx = 0, xy = 0;
   } draft_fit_;

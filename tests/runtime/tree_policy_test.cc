@@ -47,6 +47,14 @@ TEST(PassCost, NeverCostsLessForMoreRows) {
   for (int rows = 1; rows < 30; ++rows) EXPECT_LE(cost.seconds(rows), cost.seconds(rows + 1));
 }
 
+TEST(PassCost, ADisturbedPointDoesNotMakeOthersDear) {
+  const PassCost cost(Points{{1, 0.010}, {2, 0.023}, {4, 0.012}, {8, 0.020}});
+  EXPECT_DOUBLE_EQ(cost.seconds(1), 0.010);
+  EXPECT_DOUBLE_EQ(cost.seconds(2), 0.012);
+  EXPECT_DOUBLE_EQ(cost.seconds(4), 0.012);
+  EXPECT_DOUBLE_EQ(cost.seconds(8), 0.020);
+}
+
 TEST(PassCost, RefusesWhatCannotBe) {
   EXPECT_THROW(PassCost(Points{{0, 1.0}}), Error);
   EXPECT_THROW(PassCost(Points{{1, 0.0}}), Error);
@@ -294,6 +302,29 @@ TEST(TreePolicy, ComesCloseToTheBestFixedTree) {
       }
     }
   }
+}
+
+TEST(TreePolicy, DeepTreesAreNotTakenForAsSmallAsShallowOnes) {
+  // Rows cost much and levels little: every further level gains, but brings nodes to verify.
+  const World world{.cost = [](int rows) { return 0.0002 + 0.0003 * rows; },
+                    .right = std::vector<double>(8, .85),
+                    .draft_level = 0.00025};
+  EXPECT_GT(automatic(world), 0.96 * best_fixed(world));
+}
+
+TEST(TreePolicy, DraftsAgainAfterASlowStretch) {
+  World world{.right = std::vector<double>(8, .6), .draft_level = .0005};
+  TreePolicy policy({}, cost_of(world.cost));
+  std::mt19937 random(5);
+  run(world, policy, 200, random);
+  World slow = world;  // the drafter's cores are taken away for a while
+  slow.draft_level = 0.05;
+  run(slow, policy, 100, random);
+  // A trial of a drafter that slow is a hundredth of the time between two of them.
+  run(world, policy, 1200, random);
+  int asked = 0;
+  run(world, policy, 100, random, &asked);
+  EXPECT_EQ(asked, 100);
 }
 
 TEST(TreePolicy, PlainDecodingRunsAtPlainSpeedWhereDraftsDoNotPay) {
