@@ -42,6 +42,10 @@ std::vector<std::string> worker_arguments(const DrafterWorkerOptions& options) {
           "--dtype",       options.context.dtype,
           "--cpu-isa",     options.context.cpu_isa,
           "--threads",     std::to_string(options.context.threads),
+          "--gpu",         std::to_string(options.context.gpu.device),
+          "--gpu-graphs",  options.context.gpu.graphs ? "on" : "off",
+          "--gpu-matmul",  options.context.gpu.library_products ? "fast" : "exact",
+          "--float16",     options.context.float16 ? "on" : "off",
           "--sequences",   std::to_string(options.context.max_sequences),
           "--length",      std::to_string(options.context.max_model_len),
           "--incarnation", std::to_string(options.incarnation),
@@ -78,6 +82,14 @@ DrafterWorkerOptions parse_worker_arguments(std::span<const std::string> argumen
       options.context.cpu_isa = value;
     } else if (name == "--threads") {
       options.context.threads = parse_integer<int>(name, value);
+    } else if (name == "--gpu") {
+      options.context.gpu.device = parse_integer<int>(name, value);
+    } else if (name == "--gpu-graphs") {
+      options.context.gpu.graphs = value == "on";
+    } else if (name == "--gpu-matmul") {
+      options.context.gpu.library_products = value == "fast";
+    } else if (name == "--float16") {
+      options.context.float16 = value == "on";
     } else if (name == "--sequences") {
       options.context.max_sequences = parse_integer<int>(name, value);
     } else if (name == "--length") {

@@ -1,19 +1,38 @@
 #include "kernels/backend.h"
 
 namespace convoke {
+namespace {
 
-FloatArray::FloatArray(Backend& backend, std::span<const float> values) : size_(values.size()) {
-  if (values.empty()) return;
-  memory_ = backend.allocate(values.size_bytes());
-  const auto count = int64_t(values.size());
-  const TensorView from =
-      TensorView::matrix(const_cast<float*>(values.data()), DType::kFloat32, 1, count);
-  const TensorView to = TensorView::matrix(memory_->data(), DType::kFloat32, 1, count);
-  backend.run([&](Stream& stream) { backend.copy(stream, from, to); });
+/// A copy of `host` in the backend's memory.
+std::unique_ptr<Buffer> copy_of(Backend& backend, const TensorView& host) {
+  auto memory = backend.allocate(size_t(host.rows * host.cols) * dtype_size(host.dtype));
+  const TensorView to = TensorView::matrix(memory->data(), host.dtype, host.rows, host.cols);
+  backend.run([&](Stream& stream) { backend.copy(stream, host, to); });
+  return memory;
 }
 
-const float* FloatArray::data() const {
-  return memory_ == nullptr ? nullptr : static_cast<const float*>(memory_->data());
+}  // namespace
+
+template <typename T>
+BackendArray<T>::BackendArray(Backend& backend, std::span<const T> values) : size_(values.size()) {
+  if (values.empty()) return;
+  static_assert(sizeof(T) == sizeof(float));  // copies move bytes and ask for no more
+  memory_ = copy_of(backend, TensorView::matrix(const_cast<T*>(values.data()), DType::kFloat32, 1,
+                                                int64_t(values.size())));
+}
+
+template <typename T>
+const T* BackendArray<T>::data() const {
+  return memory_ == nullptr ? nullptr : static_cast<const T*>(memory_->data());
+}
+
+template class BackendArray<float>;
+template class BackendArray<int32_t>;
+
+ResidentMatrix::ResidentMatrix(Backend& backend, const TensorView& host) : view_(host) {
+  if (backend.shares_host_memory()) return;
+  memory_ = copy_of(backend, host);
+  view_ = TensorView::matrix(memory_->data(), host.dtype, host.rows, host.cols);
 }
 
 }  // namespace convoke

@@ -8,7 +8,8 @@
 //    output is visible to every thread when it returns.
 //  - GPU: a program is executed once by the calling thread and enqueues work on the stream. Host
 //    code in a program starts with Stream::host().
-//  - Memory: views and plain pointers are the backend's own memory (allocate(), FloatArray), which
+//  - Memory: views and plain pointers are the backend's own memory (allocate(), BackendArray),
+//  which
 //    the host can read only where shares_host_memory() holds. Spans (tokens, rows, parameters,
 //    picks) are host memory: those that kernels read are parts of what run() was given as
 //    PassArrays, those that they write can be read after run(), or after Stream::host().
@@ -124,6 +125,22 @@ struct RmsNormArgs {
   std::span<const int32_t> gather;
 };
 
+/// y[to[i]] = x[from[i]], or += it, rounded to y's dtype. Rows of y that no index names stay.
+struct CopyRowsArgs {
+  TensorView x;  ///< any float dtype
+  TensorView y;  ///< float32 or bfloat16, as many columns as x; does not overlap x
+  /// Rows of x; -1 stands for a row of zeros, kPaddingToken for one of NaN. Empty: 0, 1, ...
+  std::span<const int32_t> from;
+  /// Rows of y, none of them twice; -1 drops the row. Empty: 0, 1, ...
+  std::span<const int32_t> to;
+  bool accumulate = false;  ///< x and y are float32, and x is added to y
+  /// Where both are given they are equally many; where neither is, x and y have as many rows.
+  int64_t rows() const {
+    if (!from.empty()) return int64_t(from.size());
+    return to.empty() ? x.rows : int64_t(to.size());
+  }
+};
+
 /// Geometry of a paged key/value cache of one layer on one rank. A block holds kBlockSize
 /// consecutive slots of one sequence; the layout inside a block is the backend's own.
 inline constexpr int kKvBlockSize = 16;
@@ -205,6 +222,8 @@ struct PassArrays {
   /// Rows that are gathered and how they are picked: those without and those with filters.
   std::array<std::span<const int32_t>, 2> rows;
   std::array<std::span<const PickRow>, 2> picks;
+  /// Rows by which copy_rows gathers and scatters; tokens may do so, too.
+  std::array<std::span<const int32_t>, 2> indices;
 };
 
 /// A pass may have rows that only fill it up to a number that Backend::pass_rows() asks for, after
@@ -227,8 +246,11 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string describe() const = 0;  ///< "cpu (amx-bf16, 2 threads)"
-  /// Another backend on the same threads or device, for another thread to use. Programs of siblings
-  /// wait for each other; what one allocates, the other may read. May outlive this one.
+  /// Another backend on the same threads or device, for another thread to use; may outlive this
+  /// one. What one allocates the other may read, once the program that wrote it has run. CPU:
+  /// programs of siblings wait for each other. GPU: each has a stream, work space and graphs of its
+  /// own, and nothing orders the one's kernels after the other's or makes its host wait: they run
+  /// side by side as far as the device has room.
   virtual std::unique_ptr<Backend> sibling() = 0;
   /// Whether kernels work on the host's memory, and the host on what allocate() gives.
   virtual bool shares_host_memory() const = 0;
@@ -266,6 +288,7 @@ class Backend {
   /// x[r][c] += bias[c]; x float32.
   virtual void add_bias(Stream&, const TensorView& x, const float* bias) = 0;
   virtual void fill_zero(Stream&, const TensorView& x) = 0;
+  virtual void copy_rows(Stream&, const CopyRowsArgs&) = 0;
   /// y = x, rounded to y's dtype; x float32, y float32 or bfloat16, same extents, no overlap.
   virtual void convert(Stream&, const TensorView& x, const TensorView& y) = 0;
   /// Moves are applied in order within each layer (a later source may be an earlier target).
@@ -279,19 +302,36 @@ class Backend {
   virtual void rank(Stream&, const RankArgs&) = 0;
 };
 
-/// Floats in a backend's memory that kernels read: norms, biases, tables.
-class FloatArray {
+/// Constants in a backend's memory that kernels read: norms, biases, tables.
+template <typename T>
+class BackendArray {
  public:
-  FloatArray() = default;
+  BackendArray() = default;
   /// Copies `values`; outside of programs. Throws Error(kResource) when memory runs out.
-  FloatArray(Backend& backend, std::span<const float> values);
-  const float* data() const;  ///< null when empty
+  BackendArray(Backend& backend, std::span<const T> values);
+  const T* data() const;  ///< null when empty
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
 
  private:
   std::unique_ptr<Buffer> memory_;
   size_t size_ = 0;
+};
+using FloatArray = BackendArray<float>;
+using IndexArray = BackendArray<int32_t>;
+
+/// A matrix of the host's memory where kernels can read it: in its place where that is shared, else
+/// in a copy.
+class ResidentMatrix {
+ public:
+  ResidentMatrix() = default;
+  /// Outside of programs. `host` must outlive this. Throws Error(kResource).
+  ResidentMatrix(Backend& backend, const TensorView& host);
+  const TensorView& view() const { return view_; }
+
+ private:
+  std::unique_ptr<Buffer> memory_;
+  TensorView view_;
 };
 
 }  // namespace convoke

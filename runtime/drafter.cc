@@ -53,20 +53,21 @@ constexpr std::array kMethods{
                 }},
     DraftMethod{"eagle", "EAGLE-1/2 heads: the next feature extrapolated",
                 [](const std::string& argument) { TreeMethodOptions::parse("eagle", argument); },
-                make_tree_drafter, tree_method_needs},
+                make_tree_drafter, tree_method_needs, true},
     DraftMethod{"eagle3", "EAGLE-3 heads: three layers of the target fused",
                 [](const std::string& argument) { TreeMethodOptions::parse("eagle3", argument); },
-                make_tree_drafter, tree_method_needs},
+                make_tree_drafter, tree_method_needs, true},
     DraftMethod{
         "draft-model", "a smaller model with the same tokenizer",
         [](const std::string& argument) { TreeMethodOptions::parse("draft-model", argument); },
-        make_tree_drafter, tree_method_needs},
+        make_tree_drafter, tree_method_needs, true},
     DraftMethod{"medusa", "heads that each guess one of the next tokens: medusa:DIR or :random",
                 [](const std::string& argument) { require_head("medusa", argument); },
                 make_medusa_drafter,
                 [](const DrafterSpec& spec, const ModelConfig& target) {
                   return head_needs(spec.method, spec.argument, target);
-                }},
+                },
+                true},
     DraftMethod{
         "fan", "a fixed number of guesses, to measure what a pass over so many rows costs",
         [](const std::string& argument) { FanDrafter::parse_nodes(argument); },
@@ -133,6 +134,10 @@ DrafterSpec DrafterSpec::parse(const std::string& text) {
   if (colon != std::string::npos) spec.argument = text.substr(colon + 1);
   find_method(spec.method).check(spec.argument);
   return spec;
+}
+
+bool has_model(const DrafterSpec& spec) {
+  return find_method(spec.method).has_model;
 }
 
 std::unique_ptr<Drafter> make_drafter(const DrafterSpec& spec, const DraftContext& context) {

@@ -98,6 +98,13 @@ struct DrafterSpec {
   std::string text() const { return argument.empty() ? method : method + ":" + argument; }
 };
 
+/// The GPU that a drafter in a process of its own computes on.
+struct GpuOptions {
+  int device = -1;  ///< as CUDA numbers them on its host; -1: the CPU
+  bool graphs = true;
+  bool library_products = false;  ///< --gpu-matmul fast
+};
+
 /// What a drafter may know of the job it works for.
 struct DraftContext {
   int vocabulary = 0;
@@ -106,11 +113,18 @@ struct DraftContext {
   std::string dtype = "auto";
   std::string cpu_isa = "auto";
   int threads = 0;  ///< for a draft model's passes; 0 = all cores
-  /// Where the drafter shares the target's threads or device: makes its backend. May be empty.
+  GpuOptions gpu;
+  /// Makes the backend of a draft model's passes: on the target's threads or device, or on `gpu`.
+  /// Empty: on CPU threads of its own.
   std::function<std::unique_ptr<Backend>()> make_backend;
+  bool float16 = false;    ///< which make_backend's has, and CPUs have not
   int max_sequences = 16;  ///< open at once
   int max_model_len = 0;   ///< tokens of one sequence; 0 = the target's
 };
+
+/// Whether the method computes with weights of its own, on DraftContext's backend. The others read
+/// texts, or drafts out of the target's own passes.
+bool has_model(const DrafterSpec& spec);
 
 /// null for "none".
 std::unique_ptr<Drafter> make_drafter(const DrafterSpec& spec, const DraftContext& context);

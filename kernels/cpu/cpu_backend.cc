@@ -16,7 +16,7 @@ namespace convoke::cpu {
 namespace {
 
 /// Every thread takes a part of every row, in whole cache lines.
-void copy_rows(CpuStream& stream, const TensorView& from, const TensorView& to) {
+void copy_matrix(CpuStream& stream, const TensorView& from, const TensorView& to) {
   CONVOKE_CHECK(from.dtype == to.dtype && from.rows == to.rows && from.cols == to.cols);
   constexpr int64_t kLine = 64;
   const int64_t bytes = from.cols * int64_t(dtype_size(from.dtype));
@@ -72,7 +72,7 @@ class CpuBackend final : public Backend {
   }
 
   void copy(Stream& stream, const TensorView& from, const TensorView& to) override {
-    copy_rows(cpu_stream(stream), from, to);
+    copy_matrix(cpu_stream(stream), from, to);
   }
 
   void embed(Stream& stream, const EmbedArgs& args) override {
@@ -111,6 +111,9 @@ class CpuBackend final : public Backend {
         std::fill(x.row<float>(r) + begin, x.row<float>(r) + end, 0.0f);
       }
     });
+  }
+  void copy_rows(Stream& stream, const CopyRowsArgs& args) override {
+    cpu::copy_rows(cpu_stream(stream), args);
   }
   void convert(Stream& stream, const TensorView& x, const TensorView& y) override {
     cpu::convert(cpu_stream(stream), x, y);

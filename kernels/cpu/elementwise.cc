@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/copy_row.h"
 #include "kernels/cpu/elementwise_kernels.h"
 #include "kernels/cpu/simd_tables.h"
 #include "kernels/dtype_convert.h"
@@ -113,6 +114,41 @@ void convert(CpuStream& stream, const TensorView& x, const TensorView& y) {
     } else {
       std::transform(from + begin, from + end, y.row<uint16_t>(row) + begin, float_to_bf16);
     }
+  });
+  stream.barrier();
+}
+
+namespace {
+
+/// Columns [begin, end) of row `source` of x to those of row `target` of y.
+void copy_part(const CopyRowsArgs& args, int64_t source, int64_t target, int64_t begin,
+               int64_t end) {
+  const TensorView &x = args.x, &y = args.y;
+  CONVOKE_CHECK(-1 <= source && source < x.rows);  // nothing is filled up here: no padding rows
+  const void* const from = source < 0 ? nullptr : element(x, source, begin);
+  if (!args.accumulate) {
+    copy_row(from, x.dtype, element(y, target, begin), y.dtype, end - begin);
+  } else if (source >= 0) {
+    const float* const addend = x.row<float>(source);
+    float* const sum = y.row<float>(target);
+    for (int64_t c = begin; c < end; ++c) sum[c] += addend[c];
+  }
+}
+
+}  // namespace
+
+void copy_rows(CpuStream& stream, const CopyRowsArgs& args) {
+  const int64_t rows = args.rows();
+  CONVOKE_CHECK_EQ(args.x.cols, args.y.cols);
+  CONVOKE_CHECK(args.to.empty() ? rows <= args.y.rows : rows == int64_t(args.to.size()));
+  check_output_dtype(args.y);
+  CONVOKE_CHECK(!args.accumulate ||
+                (args.x.dtype == DType::kFloat32 && args.y.dtype == DType::kFloat32));
+  for_my_share(stream, rows, args.x.cols, true, [&](int64_t row, int64_t begin, int64_t end) {
+    const int64_t target = args.to.empty() ? row : args.to[size_t(row)];
+    CONVOKE_CHECK(-1 <= target && target < args.y.rows);
+    if (target < 0) return;
+    copy_part(args, args.from.empty() ? row : args.from[size_t(row)], target, begin, end);
   });
   stream.barrier();
 }

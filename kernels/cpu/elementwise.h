@@ -11,6 +11,9 @@ namespace convoke::cpu {
 
 const ElementwiseKernels& elementwise_kernels_for(Isa isa);
 
+/// Checks that every index is a row of its matrix, or stands for none.
+void copy_rows(CpuStream& stream, const CopyRowsArgs& args);
+
 /// Checks that every token is in [0, ...) or names a look-ahead row that exists.
 void embed(CpuStream& stream, Isa isa, const EmbedArgs& args);
 

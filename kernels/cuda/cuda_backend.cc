@@ -104,6 +104,12 @@ class CudaBackend final : public Backend {
     cuda::add_bias(queue_, x, bias);
   }
   void fill_zero(Stream&, const TensorView& x) override { cuda::fill_zero(queue_, x); }
+  void copy_rows(Stream&, const CopyRowsArgs& args) override {
+    CopyRowsArgs on_device = args;
+    on_device.from = staging_.on_device(args.from);
+    on_device.to = staging_.on_device(args.to);
+    cuda::copy_rows(queue_, on_device);
+  }
   void convert(Stream&, const TensorView& x, const TensorView& y) override {
     cuda::convert(queue_, x, y);
   }
@@ -190,7 +196,7 @@ void CudaBackend::reserve(const PassLimits& limits) {
   if (limits.head_dim % 8 != 0 || limits.head_dim > kMaxHeadDim) {
     throw_error(ErrorKind::kModel,
                 "config.json: heads of {} elements: the CUDA kernels take multiples of 8 up to {}; "
-                "run with --device cpu",
+                "run with --device cpu (a drafter alone: --draft-device cpu)",
                 limits.head_dim, kMaxHeadDim);
   }
   const int heads = limits.heads, width = limits.head_dim;
@@ -236,8 +242,10 @@ int CudaBackend::pass_rows(int rows) const {
 
 void CudaBackend::run(const PassArrays& arrays, FunctionRef<void(Stream&)> program) {
   select_device(device_);
-  const bool replayed =
-      options_.graphs && arrays.batch != nullptr && arrays.batch->rows <= kMostReplayedRows;
+  // Programs of a few rows come again; those that have neither rows nor picks load and copy.
+  const size_t rows = arrays.batch != nullptr ? size_t(arrays.batch->rows)
+                                              : arrays.picks[0].size() + arrays.picks[1].size();
+  const bool replayed = options_.graphs && rows > 0 && rows <= kMostReplayedRows;
   staging_.begin(queue_, arrays, replayed);
   results_.ensure(PassResults::bytes_for(arrays.picks[0].size() + arrays.picks[1].size()));
   ProgramStream stream(*this);

@@ -75,6 +75,20 @@ __global__ void convert_kernel(Matrix<const float> x, Matrix<T> y) {
                [&](int64_t row, int64_t column) { assign(y(row, column), x(row, column)); });
 }
 
+template <typename From, typename To>
+__global__ void copy_rows_kernel(Matrix<const From> x, const int32_t* from, Matrix<To> y,
+                                 const int32_t* to, int64_t rows, bool accumulate) {
+  for_elements(rows, y.columns, [&](int64_t row, int64_t column) {
+    const int64_t target = to != nullptr ? to[row] : row;
+    const int64_t source = from != nullptr ? from[row] : row;
+    if (target < 0) return;
+    float value = source == kPaddingToken ? NAN : 0.0f;
+    if (source >= 0) value = to_float(x(source, column));
+    To& element = y(target, column);
+    assign(element, accumulate ? to_float(element) + value : value);
+  });
+}
+
 template <typename T>
 __global__ void fill_zero_kernel(Matrix<T> x) {
   for_elements(x.rows, x.columns,
@@ -137,6 +151,27 @@ void convert(const CudaStream& stream, const TensorView& x, const TensorView& y)
   with_element(y.dtype, [&](auto element) {
     using T = decltype(element);
     launch(stream, over(y.rows, y.cols), convert_kernel<T>, Matrix<const float>(x), Matrix<T>(y));
+  });
+}
+
+void copy_rows(const CudaStream& stream, const CopyRowsArgs& args) {
+  const int64_t rows = args.rows();
+  CONVOKE_CHECK_EQ(args.x.cols, args.y.cols);
+  CONVOKE_CHECK(args.to.empty() ? rows <= args.y.rows : rows == int64_t(args.to.size()));
+  CONVOKE_CHECK(!args.accumulate ||
+                (args.x.dtype == DType::kFloat32 && args.y.dtype == DType::kFloat32));
+  if (rows == 0 || empty(args.y)) return;
+  const auto indices = [](std::span<const int32_t> list) {
+    return list.empty() ? nullptr : list.data();
+  };
+  with_element(args.x.dtype, [&](auto from) {
+    with_element(args.y.dtype, [&](auto to) {
+      using From = decltype(from);
+      using To = decltype(to);
+      launch(stream, over(rows, args.y.cols), copy_rows_kernel<From, To>,
+             Matrix<const From>(args.x), indices(args.from), Matrix<To>(args.y), indices(args.to),
+             rows, args.accumulate);
+    });
   });
 }
 

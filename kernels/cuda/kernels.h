@@ -23,6 +23,7 @@ void add_bias(const CudaStream& stream, const TensorView& x, const float* bias);
 void fill_zero(const CudaStream& stream, const TensorView& x);
 /// Also what exports features: y may be columns of a wider matrix.
 void convert(const CudaStream& stream, const TensorView& x, const TensorView& y);
+void copy_rows(const CudaStream& stream, const CopyRowsArgs& args);
 
 // --- norm.cu ---
 

@@ -50,9 +50,10 @@ void PassStaging::reserve(const PassLimits& limits, size_t attention_workspace) 
   attention_workspace_ = attention_workspace;
   const auto rows = size_t(limits.rows), sequences = most_sequences(limits);
   const auto blocks = size_t(blocks_of(limits.positions + limits.rows));
-  // Per row: tokens, gather, six arrays of the batch with its path (a tree of all rows has paths
-  // that grow with its depth; 32 nodes each are more than trees have), tiles, moves, a pick.
-  const size_t per_row = (2 + 6 + 32 + 2) * sizeof(int32_t) + 4 * sizeof(KvMove) + sizeof(PickRow);
+  // Per row: tokens, three lists to gather and scatter by, six arrays of the batch with its path (a
+  // tree of all rows has paths that grow with its depth; 32 nodes each are more than trees have),
+  // tiles, moves, a pick.
+  const size_t per_row = (4 + 6 + 32 + 2) * sizeof(int32_t) + 4 * sizeof(KvMove) + sizeof(PickRow);
   ensure(rows * per_row + sequences * (padded(blocks * sizeof(int32_t)) + sizeof(int32_t*)) +
          kUsualEdits * sizeof(LogitEdit) + (kArrays + rows) * kAlignment);
   slots_.reserve(sequences);
@@ -65,6 +66,7 @@ size_t PassStaging::bytes_for(const PassArrays& arrays) const {
                  step_of_moves(arrays.moves.size()) * sizeof(KvMove);
   size_t count = kArrays;
   for (const auto& rows : arrays.rows) bytes += rows.size_bytes();
+  for (const auto& rows : arrays.indices) bytes += rows.size_bytes();
   for (const auto& picks : arrays.picks) {
     bytes += picks.size_bytes();
     count += picks.size();
@@ -104,6 +106,7 @@ void PassStaging::begin(const CudaStream& stream, const PassArrays& arrays, bool
   if (arrays.batch != nullptr) place_rows(*arrays.batch);
   place_moves(arrays);
   for (const auto& rows : arrays.rows) place(rows);
+  for (const auto& rows : arrays.indices) place(rows);
   for (size_t i = 0; i < arrays.picks.size(); ++i) picks_[i] = place(arrays.picks[i]);
   if (arrays.batch != nullptr) plan_turns(*arrays.batch);
   place_lists(arrays);

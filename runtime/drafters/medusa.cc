@@ -4,8 +4,8 @@
 #include <queue>
 
 #include "kernels/check.h"
+#include "kernels/copy_row.h"
 #include "runtime/heads/branch_factory.h"
-#include "runtime/heads/row_copy.h"
 
 namespace convoke {
 namespace {
@@ -162,7 +162,8 @@ std::unique_ptr<Drafter> make_medusa_drafter(const DrafterSpec& spec, const Draf
       *backend, config, *source,
       MedusaHeads::Options{.max_rows = std::min(context.max_sequences, 16),
                            .shared_noise = spec.shared_noise,
-                           .dtype = context.dtype});
+                           .dtype = context.dtype,
+                           .float16 = context.float16});
   return std::make_unique<MedusaDrafter>(std::move(backend), std::move(heads));
 }
 

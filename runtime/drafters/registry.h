@@ -19,6 +19,7 @@ struct DraftMethod {
   std::unique_ptr<Drafter> (*make)(const DrafterSpec& spec, const DraftContext& context);
   DraftNeeds (*needs)(const DrafterSpec& spec,
                       const ModelConfig& target) = nullptr;  ///< null: none
+  bool has_model = false;                                    ///< weights of its own
 };
 
 std::span<const DraftMethod> draft_methods();

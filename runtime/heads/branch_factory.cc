@@ -25,7 +25,8 @@ std::unique_ptr<PagedBranchModel> open_head_model(HeadKind kind, const std::stri
       backend, config, std::move(source), target,
       HeadOptions{.limits = branch_limits(context, target.config, options),
                   .shared_noise = options.shared_noise,
-                  .dtype = context.dtype});
+                  .dtype = context.dtype,
+                  .float16 = context.float16});
 }
 
 std::unique_ptr<PagedBranchModel> open_model(const std::string& method, const std::string& argument,

@@ -75,7 +75,7 @@ DraftTransformer::DraftTransformer(Backend& backend, const fs::path& directory,
     : PagedBranchModel(backend, branch_limits(context, ModelConfig::load(context.model), options)),
       config_(checked_config(directory, context)),
       plan_(whole_model(config_)) {
-  const DType dtype = weight_dtype(context.dtype, config_);
+  const DType dtype = weight_dtype(context.dtype, config_, context.float16);
   weights_ = load_weights(backend, config_, plan_,
                           open_source(directory, config_, context.load_format), dtype, positions());
   communicator_ =
@@ -85,6 +85,7 @@ DraftTransformer::DraftTransformer(Backend& backend, const fs::path& directory,
   set_shape({.shift = 0,
              .feature_width = 0,
              .layers = config_.layers,
+             .heads = config_.heads,
              .kv = {config_.kv_heads, config_.head_dim, weights_.lm_head->activation_dtype()},
              .columns = config_.vocabulary,
              .noise = options.shared_noise});

@@ -1,7 +1,6 @@
 #include "runtime/heads/eagle3_head.h"
 
 #include "kernels/check.h"
-#include "runtime/heads/row_copy.h"
 #include "runtime/workspace_layout.h"
 
 namespace convoke {
@@ -43,13 +42,14 @@ Eagle3Head::Eagle3Head(Backend& backend, const HeadConfig& config,
       target_source_(target.source) {
   const TensorSource& source = *head_source_;
   check_head_tensors(tensors(config, &source), source, config);
-  const DType dtype = head_dtype(options.dtype, source.tensor("fc.weight").dtype);
+  const DType dtype = head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16);
   const std::string prefix = prefix_of(&source);
-  embedding_ = source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding();
+  embedding_ = {backend,
+                source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding()};
   fc_ = backend.pack({.parts = {source.tensor("fc.weight")}, .dtype = dtype});
-  input_norm_ = to_floats(source.tensor(prefix + "input_layernorm.weight"));
-  hidden_norm_ = to_floats(source.tensor(prefix + "hidden_norm.weight"));
-  final_norm_ = to_floats(source.tensor("norm.weight"));
+  input_norm_ = {backend, to_floats(source.tensor(prefix + "input_layernorm.weight"))};
+  hidden_norm_ = {backend, to_floats(source.tensor(prefix + "hidden_norm.weight"))};
+  final_norm_ = {backend, to_floats(source.tensor("norm.weight"))};
   layer_ = std::make_unique<HeadLayer>(backend, with_biases(config, source, prefix), source, prefix,
                                        dtype, options.limits.max_rows, positions());
   DraftVocabulary vocabulary = read_draft_vocabulary(config, source);
@@ -57,7 +57,9 @@ Eagle3Head::Eagle3Head(Backend& backend, const HeadConfig& config,
   lay_out();
   set_shape({.shift = 1,
              .feature_width = config.feature_width(),
+             .feature_dtype = staged_feature_dtype(fc_->activation_dtype()),
              .layers = 1,
+             .heads = layer_->heads(),
              .kv = layer_->kv_shape(),
              .columns = lm_head_->outputs(),
              .column_tokens = std::move(vocabulary.tokens),
@@ -93,20 +95,14 @@ void Eagle3Head::lay_out() {
 
 // x = g
 void Eagle3Head::fuse(Stream& stream, const Pass& pass, const TensorView& x) {
-  const int rows = pass.batch.rows;
   if (pass.guesses) {
-    for_my_rows(stream, rows, [&](int64_t r) {
-      copy_row(row_address(states_, pass.from[size_t(r)]), states_.dtype, row_address(x, r),
-               x.dtype, x.cols);
-    });
-    return;  // the barrier of the next kernel does
+    return backend().copy_rows(stream, {.x = states_, .y = x, .from = pass.from});
   }
-  const TensorView features = features_.row_range(0, rows);
-  for_my_rows(stream, rows, [&](int64_t r) {
-    const FeatureRow& feature = pass.features[size_t(r)];
-    copy_row(feature.data, feature.dtype, row_address(features, r), features.dtype, features.cols);
-  });
-  cpu::cpu_stream(stream).barrier();
+  TensorView features = pass.features;
+  if (features.dtype != features_.dtype) {
+    features = features_.row_range(0, pass.batch.rows);
+    backend().copy_rows(stream, {.x = pass.features, .y = features});
+  }
   backend().matmul(stream, {.x = features, .weights = fc_.get(), .y = x});
 }
 
@@ -119,7 +115,7 @@ void Eagle3Head::forward(Stream& stream, const Pass& pass, const KvCache& cache)
   const TensorView x = x_.row_range(0, rows);
 
   fuse(stream, pass, x);
-  backend().embed(stream, {.tokens = pass.tokens, .table = embedding_, .x = embedded});
+  backend().embed(stream, {.tokens = pass.tokens, .table = embedding_.view(), .x = embedded});
   backend().rms_norm(stream, {.x = embedded,
                               .weight = input_norm_.data(),
                               .epsilon = epsilon,
@@ -132,11 +128,7 @@ void Eagle3Head::forward(Stream& stream, const Pass& pass, const KvCache& cache)
     backend().rms_norm(stream, {.x = x, .weight = hidden_norm_.data(), .epsilon = epsilon, .y = x});
   }
   layer_->run(stream, input, x, pass.batch, cache.layers()[0]);
-  for_my_rows(stream, rows, [&](int64_t r) {
-    const int32_t keep = pass.keep[size_t(r)];
-    if (keep < 0) return;
-    copy_row(row_address(x, r), x.dtype, row_address(states_, keep), states_.dtype, hidden);
-  });
+  backend().copy_rows(stream, {.x = x, .y = states_, .to = pass.keep});
 }
 
 TensorView Eagle3Head::logits(Stream& stream, std::span<const int32_t> rows) {

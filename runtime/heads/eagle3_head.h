@@ -32,14 +32,14 @@ class Eagle3Head final : public PagedBranchModel {
 
   const HeadConfig config_;
   std::shared_ptr<const TensorSource> head_source_, target_source_;  ///< keep the embedding alive
-  TensorView embedding_;
+  ResidentMatrix embedding_;
   std::unique_ptr<PackedMatrix> fc_;
-  std::vector<float> input_norm_, hidden_norm_, final_norm_;  ///< [hidden]
+  FloatArray input_norm_, hidden_norm_, final_norm_;  ///< [hidden]
   std::unique_ptr<HeadLayer> layer_;
   std::unique_ptr<PackedMatrix> lm_head_;
 
   std::unique_ptr<Buffer> memory_;
-  TensorView features_;  ///< [max_rows, feature width] activation dtype
+  TensorView features_;  ///< [max_rows, feature width] fc's activation dtype
   TensorView embedded_;  ///< [max_rows, hidden] float32
   TensorView input_;     ///< [max_rows, 2 * hidden] normed embedding, normed g; activation dtype
   TensorView x_;         ///< [max_rows, hidden] float32, dense

@@ -1,7 +1,6 @@
 #include "runtime/heads/eagle_head.h"
 
 #include "kernels/check.h"
-#include "runtime/heads/row_copy.h"
 #include "runtime/workspace_layout.h"
 
 namespace convoke {
@@ -31,15 +30,16 @@ EagleHead::EagleHead(Backend& backend, const HeadConfig& config,
       target_source_(target.source) {
   const TensorSource& source = *head_source_;
   check_head_tensors(tensors(config, &source), source, config);
-  const DType dtype = head_dtype(options.dtype, source.tensor("fc.weight").dtype);
-  embedding_ = source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding();
+  const DType dtype = head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16);
+  embedding_ = {backend,
+                source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding()};
   fc_ = backend.pack({.parts = {source.tensor("fc.weight")}, .dtype = dtype});
-  if (config.fc_bias) fc_bias_ = to_floats(source.tensor("fc.bias"));
+  if (config.fc_bias) fc_bias_ = {backend, to_floats(source.tensor("fc.bias"))};
   layer_ = std::make_unique<HeadLayer>(backend, with_biases(config, source, kPrefix), source,
                                        kPrefix, dtype, options.limits.max_rows, positions());
 
   DraftVocabulary vocabulary = read_draft_vocabulary(config, source);
-  const DType head_weights = weight_dtype(options.dtype, target.config);
+  const DType head_weights = weight_dtype(options.dtype, target.config, options.float16);
   if (vocabulary.tokens.empty()) {
     lm_head_ = backend.pack({.parts = {target.lm_head()}, .dtype = head_weights});
   } else {
@@ -49,7 +49,9 @@ EagleHead::EagleHead(Backend& backend, const HeadConfig& config,
   lay_out(lm_head_->outputs());
   set_shape({.shift = 1,
              .feature_width = config.feature_width(),
+             .feature_dtype = staged_feature_dtype(fc_->activation_dtype()),
              .layers = 1,
+             .heads = layer_->heads(),
              .kv = layer_->kv_shape(),
              .columns = lm_head_->outputs(),
              .column_tokens = std::move(vocabulary.tokens),
@@ -79,44 +81,25 @@ void EagleHead::forward(Stream& stream, const Pass& pass, const KvCache& cache) 
   const TensorView x = x_.row_range(0, rows);
   const TensorView attended = attended_.row_range(0, rows);
 
-  const TensorView left = input.col_range(0, hidden);
+  backend().copy_rows(
+      stream, {.x = embedding_.view(), .y = input.col_range(0, hidden), .from = pass.tokens});
   const TensorView right = input.col_range(hidden, 2 * hidden);
-  for_my_rows(stream, rows, [&](int64_t r) {
-    const auto i = size_t(r);
-    copy_row(row_address(embedding_, pass.tokens[i]), embedding_.dtype, row_address(left, r),
-             left.dtype, hidden);
-    const FeatureRow feature = pass.guesses
-                                   ? FeatureRow{row_address(states_, pass.from[i]), states_.dtype}
-                                   : pass.features[i];
-    copy_row(feature.data, feature.dtype, row_address(right, r), right.dtype, hidden);
-  });
-  cpu::cpu_stream(stream).barrier();
-  backend().matmul(stream, {.x = input,
-                            .weights = fc_.get(),
-                            .bias = fc_bias_.empty() ? nullptr : fc_bias_.data(),
-                            .y = x});
-  // Layer 0 has no norm before its attention.
-  for_my_rows(stream, rows, [&](int64_t r) {
-    copy_row(row_address(x, r), x.dtype, row_address(attended, r), attended.dtype, hidden);
-  });
-  cpu::cpu_stream(stream).barrier();
+  if (pass.guesses) {
+    backend().copy_rows(stream, {.x = states_, .y = right, .from = pass.from});
+  } else {
+    backend().copy_rows(stream, {.x = pass.features, .y = right});
+  }
+  backend().matmul(stream, {.x = input, .weights = fc_.get(), .bias = fc_bias_.data(), .y = x});
+  backend().convert(stream, x, attended);  // layer 0 has no norm before its attention
   layer_->run(stream, attended, x, pass.batch, cache.layers()[0]);
-  for_my_rows(stream, rows, [&](int64_t r) {
-    const int32_t keep = pass.keep[size_t(r)];
-    if (keep < 0) return;
-    copy_row(row_address(x, r), x.dtype, row_address(states_, keep), states_.dtype, hidden);
-  });
+  backend().copy_rows(stream, {.x = x, .y = states_, .to = pass.keep});
 }
 
 TensorView EagleHead::logits(Stream& stream, std::span<const int32_t> rows) {
   const auto count = int64_t(rows.size());
   const TensorView input = final_.row_range(0, count);
   const TensorView out = logits_.row_range(0, count);
-  for_my_rows(stream, count, [&](int64_t r) {
-    copy_row(row_address(x_, rows[size_t(r)]), x_.dtype, row_address(input, r), input.dtype,
-             x_.cols);
-  });
-  cpu::cpu_stream(stream).barrier();
+  backend().copy_rows(stream, {.x = x_, .y = input, .from = rows});
   backend().matmul(stream, {.x = input, .weights = lm_head_.get(), .y = out});
   return out;
 }

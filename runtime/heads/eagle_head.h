@@ -19,7 +19,8 @@ namespace convoke {
 struct HeadOptions {
   BranchLimits limits;
   bool shared_noise = true;
-  std::string dtype = "auto";  ///< as --dtype: float16 heads run in float32 unless told
+  std::string dtype = "auto";  ///< as --dtype
+  bool float16 = false;        ///< the backend has it; else float16 heads run in float32
 };
 
 class EagleHead final : public PagedBranchModel {
@@ -40,9 +41,9 @@ class EagleHead final : public PagedBranchModel {
 
   const HeadConfig config_;
   std::shared_ptr<const TensorSource> head_source_, target_source_;  ///< keep the embedding alive
-  TensorView embedding_;
+  ResidentMatrix embedding_;
   std::unique_ptr<PackedMatrix> fc_;
-  std::vector<float> fc_bias_;
+  FloatArray fc_bias_;
   std::unique_ptr<HeadLayer> layer_;
   std::unique_ptr<PackedMatrix> lm_head_;
 

@@ -18,10 +18,13 @@ ShardPlan whole_layer(const ModelConfig& config) {
 
 HeadLayer::HeadLayer(Backend& backend, const ModelConfig& config, const TensorSource& source,
                      const std::string& prefix, DType dtype, int max_rows, int positions)
-    : backend_(backend), config_(config), rope_(make_rope_table(config, positions)) {
+    : backend_(backend), config_(config) {
   load_layer_matrices(weights_, source, prefix, backend, config, whole_layer(config), dtype);
   weights_.post_norm = {backend,
                         to_floats(source.tensor(prefix + "post_attention_layernorm.weight"))};
+  const RopeTable rope = make_rope_table(config, positions);
+  rope_cos_ = {backend, rope.cos};
+  rope_sin_ = {backend, rope.sin};
   const DType activation = activation_dtype();
   const int64_t heads_width = int64_t(config.heads) * config.head_dim;
   const int64_t kv_width = int64_t(config.kv_heads) * config.head_dim;
@@ -49,8 +52,8 @@ void HeadLayer::run(Stream& stream, const TensorView& input, const TensorView& x
                             .heads = config_.heads,
                             .batch = &batch,
                             .kv = kv,
-                            .cos = rope_.cos.data(),
-                            .sin = rope_.sin.data()};
+                            .cos = rope_cos_.data(),
+                            .sin = rope_sin_.data()};
   backend_.rope_attention(stream, rope,
                           {.qkv = qkv,
                            .heads = config_.heads,

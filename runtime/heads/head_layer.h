@@ -22,6 +22,7 @@ class HeadLayer {
   void run(Stream& stream, const TensorView& input, const TensorView& x,
            const AttentionBatch& batch, const KvLayer& kv);
 
+  int heads() const { return config_.heads; }
   DType activation_dtype() const { return weights_.qkv->activation_dtype(); }
   KvShape kv_shape() const {
     return {config_.kv_heads, config_.head_dim, weights_.qkv->activation_dtype()};
@@ -31,7 +32,7 @@ class HeadLayer {
   Backend& backend_;
   const ModelConfig config_;
   LayerWeights weights_;
-  RopeTable rope_;
+  FloatArray rope_cos_, rope_sin_;  ///< [positions, head_dim / 2]
   std::unique_ptr<Buffer> memory_;
   TensorView qkv_;        ///< [max_rows, q + k + v] float32
   TensorView attended_;   ///< [max_rows, heads * head_dim] activation dtype

@@ -108,10 +108,10 @@ ModelConfig with_biases(const HeadConfig& config, const TensorSource& source,
   return layer;
 }
 
-DType head_dtype(const std::string& flag, DType checkpoint) {
+DType head_dtype(const std::string& flag, DType checkpoint, bool has_float16) {
   ModelConfig config;
   config.checkpoint_dtype = checkpoint;
-  return weight_dtype(flag, config);
+  return weight_dtype(flag, config, has_float16);
 }
 
 void check_head_tensors(const std::vector<HeadTensor>& expected, const TensorSource& source,

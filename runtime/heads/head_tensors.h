@@ -30,8 +30,13 @@ void add_vocabulary_tensors(const HeadConfig& config, std::vector<HeadTensor>& l
 /// The layer's config with the biases that `source` has.
 ModelConfig with_biases(const HeadConfig& config, const TensorSource& source,
                         const std::string& prefix);
-/// What a head of this dtype is held and computed in, given --dtype.
-DType head_dtype(const std::string& flag, DType checkpoint);
+/// What a head of this dtype is held and computed in, given --dtype; as weight_dtype().
+DType head_dtype(const std::string& flag, DType checkpoint, bool has_float16);
+/// What the features of a head with these inputs are brought to kernels in: float16 by way of
+/// float32, which the host can write.
+inline DType staged_feature_dtype(DType activation) {
+  return activation == DType::kFloat16 ? DType::kFloat32 : activation;
+}
 
 /// Throws one Error(kModel) that names file and tensors for whatever is missing, surplus (rotary
 /// inverse frequencies of old checkpoints are let pass), of another shape or of a dtype that will

@@ -1,9 +1,10 @@
 #include "runtime/heads/medusa_heads.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/check.h"
-#include "runtime/heads/row_copy.h"
+#include "kernels/copy_row.h"
 #include "runtime/weights.h"
 #include "runtime/workspace_layout.h"
 
@@ -56,7 +57,8 @@ MedusaHeads::MedusaHeads(Backend& backend, const HeadConfig& config, const Tenso
   heads_ = found.heads;
   layers_ = found.layers;
   load(head, found,
-       head_dtype(options.dtype, head.tensor(layer_name(found.prefix, 0, 0) + ".weight").dtype));
+       head_dtype(options.dtype, head.tensor(layer_name(found.prefix, 0, 0) + ".weight").dtype,
+                  options.float16));
   lay_out();
 }
 
@@ -68,18 +70,20 @@ void MedusaHeads::load(const TensorSource& head, const Extents& extents, DType d
     return to_floats(head.tensor(layer_name(extents.prefix, h, layer) + ".bias"));
   };
   MatrixSource first{.dtype = dtype};
+  std::vector<float> first_bias;
   for (int h = 0; h < heads_; ++h) {
     first.parts.push_back(weight(h, 0));
     const std::vector<float> b = bias(h, 0);
-    first_bias_.insert(first_bias_.end(), b.begin(), b.end());
+    first_bias.insert(first_bias.end(), b.begin(), b.end());
     outputs_.push_back(
         backend_.pack({.parts = {head.tensor(output_name(extents, h))}, .dtype = dtype}));
   }
   first_ = backend_.pack(first);
+  first_bias_ = {backend_, first_bias};
   for (int layer = 1; layer < layers_; ++layer) {
     for (int h = 0; h < heads_; ++h) {
-      more_.push_back(
-          {backend_.pack({.parts = {weight(h, layer)}, .dtype = dtype}), bias(h, layer)});
+      more_.push_back({backend_.pack({.parts = {weight(h, layer)}, .dtype = dtype}),
+                       FloatArray(backend_, bias(h, layer))});
     }
   }
 }
@@ -89,6 +93,7 @@ void MedusaHeads::lay_out() {
   const int64_t rows = options_.max_rows;
   const DType activation = first_->activation_dtype();
   const auto place = [&](WorkspaceLayout layout) {
+    features_ = layout.matrix(DType::kFloat32, rows, hidden);
     input_ = layout.matrix(activation, rows, hidden);
     gate_ = layout.matrix(DType::kFloat32, rows, 2 * all);
     silu_ = layout.matrix(DType::kFloat32, rows, all);
@@ -99,8 +104,40 @@ void MedusaHeads::lay_out() {
   };
   memory_ = backend_.allocate(place(WorkspaceLayout(nullptr)));
   place(WorkspaceLayout(memory_->data()));
+  host_features_ = features_;
+  if (!backend_.shares_host_memory()) {
+    host_feature_memory_ =
+        backend_.allocate_host(size_t(rows * features_.row_stride) * sizeof(float));
+    host_features_.data = host_feature_memory_->data();
+  }
   // silu_mul multiplies what it has activated with its right half.
-  for (int64_t r = 0; r < rows; ++r) std::fill_n(gate_.row<float>(r) + all, all, 1.0f);
+  std::vector<float> ones(size_t(rows * all), 1.0f);
+  const TensorView from = TensorView::matrix(ones.data(), DType::kFloat32, rows, all);
+  backend_.run([&](Stream& stream) { backend_.copy(stream, from, gate_.col_range(all, 2 * all)); });
+  const auto logit_rows = int(heads_ * rows);
+  backend_.reserve(
+      {.rows = logit_rows, .logit_rows = logit_rows, .vocabulary = config_.vocabulary});
+}
+
+/// Features and parameters of the rows, and of those that fill the pass up.
+void MedusaHeads::stage(std::span<const Row> rows) {
+  for (int r = 0; r < padded_; ++r) {
+    float* const to = host_features_.row<float>(r);
+    if (r >= rows_) {  // must reach nothing, and would show
+      std::fill_n(to, host_features_.cols, std::numeric_limits<float>::quiet_NaN());
+      continue;
+    }
+    const FeatureRow& feature = rows[size_t(r)].feature;
+    copy_row(feature.data, feature.dtype, to, DType::kFloat32, host_features_.cols);
+  }
+  params_.assign(size_t(heads_ * padded_), {});
+  for (int head = 0; head < heads_; ++head) {
+    for (int r = 0; r < rows_; ++r) {
+      PickRow& params = params_[size_t(head * padded_ + r)];
+      params = rows[size_t(r)].params;
+      params.position += head;
+    }
+  }
 }
 
 void MedusaHeads::rank(std::span<const Row> rows, int count) {
@@ -109,35 +146,34 @@ void MedusaHeads::rank(std::span<const Row> rows, int count) {
   CONVOKE_CHECK_LE(rows_, options_.max_rows);
   CONVOKE_CHECK(count_ >= 1 && count_ <= kMaxRanked);
   if (rows.empty()) return;
-  params_.clear();
-  for (int head = 0; head < heads_; ++head) {
-    for (const Row& row : rows) {
-      params_.push_back(row.params);
-      params_.back().position += head;
-    }
+  padded_ = std::min(backend_.pass_rows(rows_), options_.max_rows);
+  stage(rows);
+  ranked_.resize(params_.size() * size_t(count_));
+  PassArrays arrays;
+  arrays.picks[0] = params_;
+  backend_.run(arrays, [&](Stream& stream) { run(stream, padded_); });
+}
+
+void MedusaHeads::run(Stream& stream, int rows) {
+  const TensorView features = features_.row_range(0, rows);
+  if (host_features_.data != features_.data) {
+    backend_.copy(stream, host_features_.row_range(0, rows), features);
   }
-  ranked_.resize(size_t(heads_ * rows_) * size_t(count_));
-  backend_.run([&](Stream& stream) {
-    for_my_rows(stream, rows_, [&](int64_t r) {
-      const FeatureRow& feature = rows[size_t(r)].feature;
-      copy_row(feature.data, feature.dtype, row_address(input_, r), input_.dtype, input_.cols);
-    });
-    cpu::cpu_stream(stream).barrier();
-    for (int layer = 0; layer < layers_; ++layer) {
-      run_layer(stream, layer, rows_);
-      add_residual(stream, rows_, layer == 0 ? rows : std::span<const Row>{});
-    }
-    for (int head = 0; head < heads_; ++head) {
-      backend_.matmul(stream, {.x = head_rows(narrow_, head, rows_),
-                               .weights = outputs_[size_t(head)].get(),
-                               .y = head_rows(logits_, head, rows_)});
-    }
-    backend_.rank(stream, {.logits = logits_.row_range(0, int64_t(heads_) * rows_),
-                           .params = params_,
-                           .noise = options_.shared_noise,
-                           .count = count_,
-                           .ranked = ranked_});
-  });
+  backend_.convert(stream, features, input_.row_range(0, rows));
+  for (int layer = 0; layer < layers_; ++layer) {
+    run_layer(stream, layer, rows);
+    add_residual(stream, layer, rows);
+  }
+  for (int head = 0; head < heads_; ++head) {
+    backend_.matmul(stream, {.x = head_rows(narrow_, head, rows),
+                             .weights = outputs_[size_t(head)].get(),
+                             .y = head_rows(logits_, head, rows)});
+  }
+  backend_.rank(stream, {.logits = logits_.row_range(0, int64_t(heads_) * rows),
+                         .params = params_,
+                         .noise = options_.shared_noise,
+                         .count = count_,
+                         .ranked = ranked_});
 }
 
 // silu_ = silu(W x + b) of all heads.
@@ -162,26 +198,22 @@ void MedusaHeads::run_layer(Stream& stream, int layer, int rows) {
 }
 
 // x_k += silu_k; before the first layer all x_k are the features.
-void MedusaHeads::add_residual(Stream& stream, int rows, std::span<const Row> features) {
+void MedusaHeads::add_residual(Stream& stream, int layer, int rows) {
   const int64_t hidden = config_.target_hidden;
-  for_my_rows(stream, int64_t(heads_) * rows, [&](int64_t i) {
-    const int64_t head = i / rows, r = i % rows;
-    float* const x = x_.row<float>(i);
-    if (!features.empty()) {
-      const FeatureRow& feature = features[size_t(r)].feature;
-      copy_row(feature.data, feature.dtype, x, x_.dtype, hidden);
-    }
-    const float* const add = silu_.row<float>(r) + head * hidden;
-    for (int64_t c = 0; c < hidden; ++c) x[c] += add[c];
-    copy_row(x, x_.dtype, row_address(narrow_, i), narrow_.dtype, hidden);
-  });
-  cpu::cpu_stream(stream).barrier();
+  for (int head = 0; head < heads_; ++head) {
+    const TensorView x = head_rows(x_, head, rows);
+    if (layer == 0) backend_.copy_rows(stream, {.x = features_.row_range(0, rows), .y = x});
+    const TensorView more = silu_.row_range(0, rows).col_range(head * hidden, (head + 1) * hidden);
+    backend_.copy_rows(stream, {.x = more, .y = x, .accumulate = true});
+  }
+  const int64_t all = int64_t(heads_) * rows;
+  backend_.convert(stream, x_.row_range(0, all), narrow_.row_range(0, all));
 }
 
 std::span<const RankedToken> MedusaHeads::ranked(int row, int head) const {
   CONVOKE_CHECK(row >= 0 && row < rows_ && head >= 0 && head < heads_);
   auto best =
-      std::span(ranked_).subspan(size_t(head * rows_ + row) * size_t(count_), size_t(count_));
+      std::span(ranked_).subspan(size_t(head * padded_ + row) * size_t(count_), size_t(count_));
   while (!best.empty() && best.back().token < 0) best = best.first(best.size() - 1);  // banned ones
   return best;
 }

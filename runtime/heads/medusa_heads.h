@@ -21,9 +21,10 @@ namespace convoke {
 class MedusaHeads {
  public:
   struct Options {
-    int max_rows = 16;         ///< sequences of one pass
-    bool shared_noise = true;  ///< rank with the pick rule's noise
-    std::string dtype = "auto";
+    int max_rows = 16;           ///< sequences of one pass
+    bool shared_noise = true;    ///< rank with the pick rule's noise
+    std::string dtype = "auto";  ///< as --dtype
+    bool float16 = false;        ///< the backend has it; else float16 heads run in float32
   };
   /// Throws Error(kModel) for tensors that are missing, surplus or of a wrong shape.
   MedusaHeads(Backend& backend, const HeadConfig& config, const TensorSource& head,
@@ -57,7 +58,9 @@ class MedusaHeads {
   void load(const TensorSource& head, const Extents& extents, DType dtype);
   void lay_out();
   void run_layer(Stream& stream, int layer, int rows);
-  void add_residual(Stream& stream, int rows, std::span<const Row> features);
+  void add_residual(Stream& stream, int layer, int rows);
+  void stage(std::span<const Row> rows);
+  void run(Stream& stream, int rows);
   TensorView head_rows(const TensorView& view, int head, int rows) const {
     return view.row_range(int64_t(head) * rows, int64_t(head + 1) * rows);
   }
@@ -68,15 +71,18 @@ class MedusaHeads {
   int heads_ = 0;
   int layers_ = 0;
   std::unique_ptr<PackedMatrix> first_;  ///< the first layers of all heads, stacked
-  std::vector<float> first_bias_;        ///< [heads * hidden]
+  FloatArray first_bias_;                ///< [heads * hidden]
   struct Layer {
     std::unique_ptr<PackedMatrix> weights;  ///< [hidden, hidden]
-    std::vector<float> bias;
+    FloatArray bias;
   };
   std::vector<Layer> more_;                             ///< [layers - 1][heads]
   std::vector<std::unique_ptr<PackedMatrix>> outputs_;  ///< [heads] [vocabulary, hidden]
 
   std::unique_ptr<Buffer> memory_;
+  /// [max_rows, hidden] float32, in host memory and where kernels read them; maybe the same.
+  std::unique_ptr<Buffer> host_feature_memory_;
+  TensorView host_features_, features_;
   TensorView input_;   ///< [max_rows, hidden] features, activation dtype
   TensorView gate_;    ///< [max_rows, 2 * heads * hidden] float32: products, then ones
   TensorView silu_;    ///< [max_rows, heads * hidden] float32
@@ -84,10 +90,11 @@ class MedusaHeads {
   TensorView narrow_;  ///< [heads * rows, hidden] the same in activation dtype
   TensorView logits_;  ///< [heads * rows, vocabulary] float32
 
-  int rows_ = 0;
+  int rows_ = 0;    ///< asked for
+  int padded_ = 0;  ///< of the pass: those that fill it up included
   int count_ = 0;
-  std::vector<PickRow> params_;      ///< [heads * rows]
-  std::vector<RankedToken> ranked_;  ///< [heads * rows, count]
+  std::vector<PickRow> params_;      ///< [heads * padded]
+  std::vector<RankedToken> ranked_;  ///< [heads * padded, count]
 };
 
 }  // namespace convoke

@@ -3,7 +3,8 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "runtime/heads/row_copy.h"
+#include "kernels/copy_row.h"
+#include "runtime/workspace_layout.h"
 
 namespace convoke {
 
@@ -31,12 +32,41 @@ void PagedBranchModel::set_shape(Shape shape) {
     place.held.resize(size_t(2 * shape_.feature_width));
     block_tables_.push_back(place.table.data());
   }
+  static constexpr int32_t kNoTable = 0;
+  block_tables_.push_back(&kNoTable);  // of rows that fill up
   const auto rows = size_t(limits_.max_rows);
   for (auto* list : {&tokens_, &sequence_, &position_, &slot_, &context_, &keep_, &from_}) {
     list->reserve(rows);
   }
   path_begin_.reserve(rows + 1);
+  order_.reserve(rows);
   edits_.reserve(size_t{1} << 12);
+  reserve_memory();
+}
+
+/// What passes need of the backend, other than the cache.
+void PagedBranchModel::reserve_memory() {
+  column_tokens_ = {backend_, shape_.column_tokens};
+  backend_.reserve({.rows = limits_.max_rows,
+                    .logit_rows = logit_rows(),
+                    .sequences = limits_.places,
+                    .positions = positions(),
+                    .heads = shape_.heads,
+                    .kv_heads = shape_.kv.kv_heads,
+                    .head_dim = shape_.kv.head_dim,
+                    .vocabulary = shape_.columns});
+  if (shape_.feature_width == 0) return;
+  const auto place = [&](WorkspaceLayout layout, TensorView& rows) {
+    rows = layout.matrix(shape_.feature_dtype, limits_.max_rows, shape_.feature_width);
+    return layout.used();
+  };
+  const size_t bytes = place(WorkspaceLayout(nullptr), feature_rows_);
+  host_feature_memory_ = backend_.allocate_host(bytes);
+  place(WorkspaceLayout(host_feature_memory_->data()), host_feature_rows_);
+  feature_rows_ = host_feature_rows_;
+  if (backend_.shares_host_memory()) return;
+  feature_memory_ = backend_.allocate(bytes);
+  place(WorkspaceLayout(feature_memory_->data()), feature_rows_);
 }
 
 void PagedBranchModel::open(int index, const SamplingParams& sampling, int32_t prompt_tokens) {
@@ -161,7 +191,8 @@ void PagedBranchModel::expand(std::span<const Row> rows, int count) {
   CONVOKE_CHECK_LE(int(rows.size()), limits_.max_rows);
   begin_results(rows.size(), count);
   clear_rows();
-  for (size_t i = 0; i < rows.size(); ++i) {
+  sort_by_place(rows);
+  for (const size_t i : order_) {
     const Row& row = rows[i];
     const Place& place = places_.at(size_t(row.place));
     CONVOKE_CHECK(place.open && !row.path.empty() && row.path.size() == row.path_tokens.size());
@@ -172,6 +203,13 @@ void PagedBranchModel::expand(std::span<const Row> rows, int count) {
     want(place, int(i), int64_t(place.tokens) + int64_t(row.path.size()), row.path_tokens);
   }
   if (!tokens_.empty()) run_pass(true);
+}
+
+/// Rows of a sequence follow each other (AttentionBatch), in whatever order they were asked for.
+void PagedBranchModel::sort_by_place(std::span<const Row> rows) {
+  order_.resize(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) order_[i] = i;
+  std::ranges::sort(order_, {}, [&](size_t i) { return std::pair(rows[i].place, i); });
 }
 
 void PagedBranchModel::add_guess(const Row& row) {
@@ -220,6 +258,33 @@ void PagedBranchModel::want(const Place& place, int result, int64_t position,
   wanted.params.position = position;
 }
 
+/// Fills pass and ranking up to the numbers of rows that the backend wants.
+void PagedBranchModel::pad_rows() {
+  const auto rows = size_t(backend_.pass_rows(int(tokens_.size())));
+  tokens_.resize(rows, kPaddingToken);
+  sequence_.resize(rows, limits_.places);  // whose table is not read
+  position_.resize(rows, 0);
+  slot_.resize(rows, -1);
+  context_.resize(rows, 0);
+  path_begin_.resize(rows + 1, path_begin_.back());
+  keep_.resize(rows, -1);
+  if (!from_.empty()) from_.resize(rows, kPaddingToken);
+  const size_t wanted = wanted_rows_.size();
+  if (wanted == 0 || wanted > size_t(logit_rows())) return;
+  const auto padded = size_t(backend_.pass_rows(int(wanted)));
+  wanted_rows_.resize(padded, wanted_rows_.front());
+  params_.resize(padded);
+}
+
+/// Brings the features of a pass of `rows` rows to where they can be copied from.
+void PagedBranchModel::stage_features(size_t rows) {
+  for (size_t r = 0; r < rows; ++r) {
+    const FeatureRow known = r < features_.size() ? features_[r] : FeatureRow{};
+    copy_row(known.data, known.dtype, host_feature_rows_.row<std::byte>(int64_t(r)),
+             shape_.feature_dtype, shape_.feature_width);
+  }
+}
+
 void PagedBranchModel::run_pass(bool guesses) {
   for (Wanted& wanted : wanted_) {
     wanted.params.edits =
@@ -228,9 +293,10 @@ void PagedBranchModel::run_pass(bool guesses) {
     params_.push_back(wanted.params);
     ranked_at_[size_t(wanted.result)] = int32_t(ranked_rows_++);
   }
-  ranked_.resize(ranked_rows_ * size_t(count_));
-  const auto ranked =
-      std::span(ranked_).last(wanted_.size() * size_t(count_));  // those of this pass
+  pad_rows();
+  // Those of this pass begin where the last one's end; padding comes behind, and is overwritten.
+  const size_t first = (ranked_rows_ - wanted_.size()) * size_t(count_);
+  ranked_.resize(first + wanted_rows_.size() * size_t(count_));
   const AttentionBatch batch{.rows = int(tokens_.size()),
                              .sequence = sequence_,
                              .position = position_,
@@ -239,27 +305,42 @@ void PagedBranchModel::run_pass(bool guesses) {
                              .path_begin = path_begin_,
                              .path_slots = path_slots_,
                              .block_tables = block_tables_};
-  const Pass pass{.tokens = tokens_,
-                  .batch = batch,
-                  .guesses = guesses,
-                  .features = features_,
-                  .keep = keep_,
-                  .from = from_};
+  Pass pass{.tokens = tokens_,
+            .batch = batch,
+            .guesses = guesses,
+            .features = {},
+            .keep = keep_,
+            .from = from_};
+  if (shape_.feature_width > 0 && !guesses) {
+    stage_features(tokens_.size());
+    pass.features = feature_rows_.row_range(0, batch.rows);
+  }
+  run_program(pass, std::span(ranked_).subspan(first));
+  clear_rows();
+}
+
+void PagedBranchModel::run_program(const Pass& pass, std::span<RankedToken> ranked) {
+  PassArrays arrays{.tokens = pass.tokens, .batch = &pass.batch};
+  arrays.rows[0] = wanted_rows_;
+  arrays.picks[0] = params_;
+  if (shape_.feature_width > 0) arrays.indices = {pass.keep, pass.from};
   const auto step = size_t(logit_rows());
   const auto width = size_t(count_);
-  backend_.run([&](Stream& stream) {
+  backend_.run(arrays, [&](Stream& stream) {
+    if (pass.features.data != nullptr && feature_rows_.data != host_feature_rows_.data) {
+      backend_.copy(stream, host_feature_rows_.row_range(0, pass.features.rows), pass.features);
+    }
     forward(stream, pass, *cache_);
     for (size_t first = 0; first < wanted_rows_.size() && width > 0; first += step) {
       const size_t rows = std::min(step, wanted_rows_.size() - first);
       backend_.rank(stream, {.logits = logits(stream, std::span(wanted_rows_).subspan(first, rows)),
-                             .tokens = shape_.column_tokens,
+                             .tokens = {column_tokens_.data(), column_tokens_.size()},
                              .params = std::span(params_).subspan(first, rows),
                              .noise = shape_.noise,
                              .count = count_,
                              .ranked = ranked.subspan(first * width, rows * width)});
     }
   });
-  clear_rows();
 }
 
 // --- results ------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ struct BranchLimits {
 };
 
 /// What is known before a row is computed, other than its token: the target's feature of a true
-/// row. null: unknown, to be taken as zeros.
+/// row, in host memory. null: unknown, to be taken as zeros.
 struct FeatureRow {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
@@ -53,20 +53,23 @@ class PagedBranchModel : public BranchModel {
     /// Entry e holds token e + shift: 1 where an entry pairs the feature of a position with the
     /// token after it, 0 for a model of tokens alone.
     int shift = 0;
-    int64_t feature_width = 0;  ///< 0: needs none
+    int64_t feature_width = 0;              ///< 0: needs none
+    DType feature_dtype = DType::kFloat32;  ///< of Pass::features; kFloat32 or kBFloat16
     int layers = 1;
+    int heads = 0;  ///< of queries
     KvShape kv;
     int64_t columns = 0;  ///< of the logits
     /// Vocabulary ids of the columns, ascending; empty: the columns are the vocabulary.
     std::vector<int32_t> column_tokens;
     bool noise = true;
   };
-  /// One pass. Rows are all true entries or all guesses.
+  /// One pass. Rows are all true entries or all guesses, and behind them maybe some that fill the
+  /// pass up (kPaddingToken).
   struct Pass {
     std::span<const int32_t> tokens;
     const AttentionBatch& batch;
     bool guesses = false;
-    std::span<const FeatureRow> features;  ///< [rows] of true rows
+    TensorView features;  ///< [rows, feature_width] of true rows, in the backend's memory
     /// Where a model keeps what it hands from a row to the rows after it: `keep` of a row is where
     /// its own goes (-1: nowhere), `from` of a guess is where its parent's lies. Places have
     /// scratch_slots + 1 of these each: states() in all.
@@ -75,7 +78,7 @@ class PagedBranchModel : public BranchModel {
   };
 
   PagedBranchModel(Backend& backend, const BranchLimits& limits);
-  /// To be called once, by the deriving constructor.
+  /// To be called once, by the deriving constructor, when all matrices have been packed.
   void set_shape(Shape shape);
 
   /// Part of a backend program: every thread of the team calls it.
@@ -129,9 +132,14 @@ class PagedBranchModel : public BranchModel {
   Work plan(const Committed& committed, int32_t result);
   void add_true_row(const Work& work, int32_t entry);
   void add_guess(const Row& row);
+  void reserve_memory();
   void clear_rows();
+  void sort_by_place(std::span<const Row> rows);
+  void pad_rows();
+  void stage_features(size_t rows);
   void want(const Place& place, int result, int64_t position, std::span<const int32_t> path);
   void run_pass(bool guesses);
+  void run_program(const Pass& pass, std::span<RankedToken> ranked);
   FeatureRow feature(const Place& place, const Committed& committed, int32_t position) const;
   void hold(Place& place, const Committed& committed);
 
@@ -143,12 +151,17 @@ class PagedBranchModel : public BranchModel {
   std::unique_ptr<BlockAllocator> allocator_;
   std::unique_ptr<KvCache> cache_;
   std::vector<Place> places_;
+  IndexArray column_tokens_;  ///< Shape::column_tokens where kernels read them
+  /// Features of a pass: gathered in host memory, and where kernels read them.
+  std::unique_ptr<Buffer> host_feature_memory_, feature_memory_;
+  TensorView host_feature_rows_, feature_rows_;  ///< [max_rows, feature_width]
 
   // Of the current pass; vectors keep their capacity.
   std::vector<int32_t> tokens_, sequence_, position_, slot_, context_, path_begin_, path_slots_;
   std::vector<const int32_t*> block_tables_;
   std::vector<FeatureRow> features_;
   std::vector<int32_t> keep_, from_;
+  std::vector<size_t> order_;  ///< of guesses: those of a place together
   std::vector<Work> work_;
   std::vector<Wanted> wanted_;
   std::vector<int32_t> wanted_rows_;
@@ -156,7 +169,7 @@ class PagedBranchModel : public BranchModel {
   std::vector<LogitEdit> edits_, edit_scratch_;
   // Results of the last absorb() or expand().
   int count_ = 0;
-  std::vector<RankedToken> ranked_;  ///< [results that were ranked][count_]
+  std::vector<RankedToken> ranked_;  ///< [results that were ranked, and padding][count_]
   std::vector<int32_t> ranked_at_;   ///< per result, its place in ranked_, or -1
   size_t ranked_rows_ = 0;
 };

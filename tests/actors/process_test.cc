@@ -256,7 +256,16 @@ TEST(DrafterWorker, ArgumentsComeBackAndErrorsAreNamed) {
   options.drafter = "ngram:max_n=3";
   options.shared_noise = false;
   options.ahead = true;
-  options.context = {123, "/a model", "dummy", "float32", "avx2", 3, {}, 7, 99};
+  options.context = {.vocabulary = 123,
+                     .model = "/a model",
+                     .load_format = "dummy",
+                     .dtype = "float32",
+                     .cpu_isa = "avx2",
+                     .threads = 3,
+                     .gpu = {.device = 2, .graphs = false, .library_products = true},
+                     .float16 = true,
+                     .max_sequences = 7,
+                     .max_model_len = 99};
   options.incarnation = 4;
   options.rank = 5;
   options.host = "host name";
@@ -272,6 +281,9 @@ TEST(DrafterWorker, ArgumentsComeBackAndErrorsAreNamed) {
   EXPECT_EQ(back.context.dtype, "float32");
   EXPECT_EQ(back.context.cpu_isa, "avx2");
   EXPECT_EQ(back.context.threads, 3);
+  EXPECT_EQ(back.context.gpu.device, 2);
+  EXPECT_FALSE(back.context.gpu.graphs);
+  EXPECT_TRUE(back.context.gpu.library_products && back.context.float16);
   EXPECT_EQ(back.context.max_sequences, 7);
   EXPECT_EQ(back.context.max_model_len, 99);
   EXPECT_EQ(back.incarnation, 4u);

@@ -100,6 +100,27 @@ TEST(CpuBackend, AddsBiasAndFillsWithZeros) {
   }
 }
 
+TEST(CpuBackend, CopiesAndAddsRows) {
+  for (int threads : {1, 3}) {
+    const auto backend = make_cpu_backend({.threads = threads});
+    std::vector<float> x = {1, 2, 3, 4, 5, 6}, y(8, 7.0f);
+    const TensorView from = TensorView::matrix(x.data(), DType::kFloat32, 3, 2);
+    const TensorView to = TensorView::matrix(y.data(), DType::kFloat32, 4, 2);
+    const std::vector<int32_t> sources = {2, -1, 0, 1}, targets = {0, 1, -1, 3};
+    const CopyRowsArgs args{from, to, sources, targets};
+    backend->run([&](Stream& stream) { backend->copy_rows(stream, args); });
+    EXPECT_EQ(y, (std::vector<float>{5, 6, 0, 0, 7, 7, 3, 4}));
+    backend->run([&](Stream& stream) {
+      backend->copy_rows(stream, {.x = from, .y = to, .to = {&targets[1], 3}, .accumulate = true});
+    });
+    EXPECT_EQ(y, (std::vector<float>{5, 6, 1, 2, 7, 7, 8, 10}));
+    backend->run([&](Stream& stream) {
+      backend->copy_rows(stream, {.x = to, .y = from.row_range(0, 1), .from = {&sources[0], 1}});
+    });
+    EXPECT_EQ(x, (std::vector<float>{7, 7, 3, 4, 5, 6}));
+  }
+}
+
 TEST(CpuBackend, PacksAndMultipliesThroughTheInterface) {
   const auto backend = make_cpu_backend({.threads = 2});
   std::vector<float> weights = {1, 2, 3, 4, 5, 6}, x = {1, 10, 100}, y(2), bias = {0.5f, -0.5f};

@@ -1,11 +1,15 @@
 #include "tests/runtime/heads_fixture.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "kernels/check.h"
 #include "kernels/dtype_convert.h"
+#include "tests/support/checkout.h"
 
 namespace convoke::testing {
 namespace {
@@ -13,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-const fs::path kGolden = fs::path(CONVOKE_SOURCE_DIR) / "tests/golden";
+const fs::path kGolden = checkout() / "tests/golden";
 
 GoldenBest best_of(const json& value) {
   return {value.at("ids").get<std::vector<int32_t>>(),
@@ -148,15 +152,21 @@ DraftContext golden_context(const GoldenHead& golden, const HeadShape& shape) {
   context.model = golden.target;
   context.vocabulary = ModelConfig::load(golden.target).vocabulary;
   context.dtype = shape.dtype;
+  context.float16 = shape.float16;
   context.max_sequences = 3;
   context.max_model_len = 61;
   return context;
 }
 
 OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape)
-    : backend(cpu::make_cpu_backend(
-          {.threads = shape.threads,
-           .isa = shape.isa == "auto" ? cpu::best_isa() : cpu::parse_isa(shape.isa)})) {
+    : OpenHead(golden, shape,
+               cpu::make_cpu_backend(
+                   {.threads = shape.threads,
+                    .isa = shape.isa == "auto" ? cpu::best_isa() : cpu::parse_isa(shape.isa)})) {}
+
+OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape,
+                   std::unique_ptr<Backend> its_backend)
+    : backend(std::move(its_backend)) {
   model = open_branch_model(
       golden.method, golden.directory.string(), golden_context(golden, shape),
       {.scratch_slots = 31, .max_rows = shape.max_rows, .shared_noise = shape.shared_noise},
@@ -172,6 +182,40 @@ Trace run_golden(BranchModel& model, const GoldenHead& golden, const RunOptions&
   }
   model.close(options.place);
   return trace;
+}
+
+void expect_like(std::span<const RankedToken> ours, const GoldenBest& golden, double tolerance,
+                 const std::string& where) {
+  ASSERT_EQ(ours.size(), golden.ids.size()) << where;
+  double largest = 0;
+  for (const float score : golden.scores) largest = std::max(largest, std::abs(double(score)));
+  const double allowed = tolerance * largest;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    EXPECT_NEAR(ours[i].score, golden.scores[i], allowed) << where << ", rank " << i;
+    const auto at = std::ranges::find(golden.ids, ours[i].token);
+    // The last few may change places with what the golden list leaves out.
+    if (at == golden.ids.end()) {
+      EXPECT_LE(golden.scores[i] - golden.scores.back(), 2 * allowed) << where << ", rank " << i;
+      continue;
+    }
+    EXPECT_NEAR(ours[i].score, golden.scores[size_t(at - golden.ids.begin())], allowed)
+        << where << ", token " << ours[i].token;
+  }
+}
+
+void expect_golden(const Trace& trace, const GoldenHead& golden, double tolerance) {
+  size_t at = 0;
+  for (size_t s = 0; s < golden.steps.size(); ++s) {
+    const std::string where = golden.name + " step " + std::to_string(s);
+    ASSERT_LT(at, trace.size());
+    expect_like(trace[at++], golden.steps[s].root, tolerance, where + " root");
+    for (size_t n = 0; n < golden.steps[s].tree.size(); ++n) {
+      ASSERT_LT(at, trace.size());
+      expect_like(trace[at++], golden.steps[s].tree[n].best, tolerance,
+                  where + " node " + std::to_string(n));
+    }
+  }
+  EXPECT_EQ(at, trace.size());
 }
 
 }  // namespace convoke::testing

@@ -53,6 +53,7 @@ struct HeadShape {
   int threads = 1;
   int max_rows = 64;
   bool shared_noise = true;
+  bool float16 = false;  ///< the backend has it
 };
 
 DraftContext golden_context(const GoldenHead& golden, const HeadShape& shape);
@@ -60,6 +61,7 @@ DraftContext golden_context(const GoldenHead& golden, const HeadShape& shape);
 /// A head with its backend.
 struct OpenHead {
   OpenHead(const GoldenHead& golden, const HeadShape& shape);
+  OpenHead(const GoldenHead& golden, const HeadShape& shape, std::unique_ptr<Backend> backend);
   std::unique_ptr<Backend> backend;
   std::unique_ptr<BranchModel> model;
 };
@@ -79,5 +81,12 @@ struct RunOptions {
 
 /// Goes through the steps of a golden head: per step one entry for the root, then one per node.
 Trace run_golden(BranchModel& model, const GoldenHead& golden, const RunOptions& options);
+
+/// Every score within `tolerance` of the golden one for the same token, relative to the largest;
+/// the order the golden one wherever its scores are further apart than that.
+void expect_like(std::span<const RankedToken> ours, const GoldenBest& golden, double tolerance,
+                 const std::string& where);
+/// The same of all rows of a run.
+void expect_golden(const Trace& trace, const GoldenHead& golden, double tolerance);
 
 }  // namespace convoke::testing

@@ -3,55 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "tests/runtime/heads_fixture.h"
 
 namespace convoke {
 namespace {
 
-using testing::GoldenBest;
+using testing::expect_golden;
 using testing::GoldenHead;
 using testing::HeadShape;
 using testing::OpenHead;
 using testing::RunOptions;
 using testing::Trace;
-
-/// Every score within `tolerance` of the golden one for the same token, relative to the largest;
-/// the order the golden one wherever its scores are further apart than that.
-void expect_like(const std::vector<RankedToken>& ours, const GoldenBest& golden, double tolerance,
-                 const std::string& where) {
-  ASSERT_EQ(ours.size(), golden.ids.size()) << where;
-  double largest = 0;
-  for (const float score : golden.scores) largest = std::max(largest, std::abs(double(score)));
-  const double allowed = tolerance * largest;
-  for (size_t i = 0; i < ours.size(); ++i) {
-    EXPECT_NEAR(ours[i].score, golden.scores[i], allowed) << where << ", rank " << i;
-    const auto at = std::ranges::find(golden.ids, ours[i].token);
-    // The last few may change places with what the golden list leaves out.
-    if (at == golden.ids.end()) {
-      EXPECT_LE(golden.scores[i] - golden.scores.back(), 2 * allowed) << where << ", rank " << i;
-      continue;
-    }
-    EXPECT_NEAR(ours[i].score, golden.scores[size_t(at - golden.ids.begin())], allowed)
-        << where << ", token " << ours[i].token;
-  }
-}
-
-void expect_golden(const Trace& trace, const GoldenHead& golden, double tolerance) {
-  size_t at = 0;
-  for (size_t s = 0; s < golden.steps.size(); ++s) {
-    const std::string where = golden.name + " step " + std::to_string(s);
-    ASSERT_LT(at, trace.size());
-    expect_like(trace[at++], golden.steps[s].root, tolerance, where + " root");
-    for (size_t n = 0; n < golden.steps[s].tree.size(); ++n) {
-      ASSERT_LT(at, trace.size());
-      expect_like(trace[at++], golden.steps[s].tree[n].best, tolerance,
-                  where + " node " + std::to_string(n));
-    }
-  }
-  EXPECT_EQ(at, trace.size());
-}
 
 class Heads : public ::testing::TestWithParam<std::string> {
  protected:

@@ -101,8 +101,33 @@ std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests,
       return &tree;
     };
   };
-  return run(requests, before_step, [](const Progress&) {});
+  return run(requests, before_step, {});
 }
+
+namespace {
+
+/// Tells the drafter what became of the plan's sequence `i`, with the features of the rows that
+/// were committed: the chain, then the accepted nodes.
+void advance(Drafter& drafter, DraftVerdict& verdict, const StepResult& result,
+             const SequenceRows& rows, size_t i, std::span<const int32_t> accepted) {
+  const TensorView& all = result.features;
+  std::vector<std::byte> bytes;
+  if (all.rows > 0) {
+    const auto first = int64_t(result.sequences[i].first_row), chain = int64_t(rows.chain.size());
+    const auto append = [&](int64_t row) {
+      const auto* const at = all.row<std::byte>(row);
+      bytes.insert(bytes.end(), at, at + size_t(all.cols) * dtype_size(all.dtype));
+    };
+    for (int64_t r = 0; r < chain; ++r) append(first + r);
+    for (const int32_t node : accepted) append(first + chain + node);
+    verdict.feature_begin = rows.context;
+    verdict.features =
+        TensorView::matrix(bytes.data(), all.dtype, chain + int64_t(accepted.size()), all.cols);
+  }
+  drafter.advance(verdict);
+}
+
+}  // namespace
 
 std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests, Drafter& drafter,
                                       const DraftLimits& limits,
@@ -127,23 +152,37 @@ std::vector<Outcome> TestReplica::run(const std::vector<TestRequest>& requests, 
       return tree == proposed.end() ? nullptr : &tree->second;
     };
   };
-  const auto after_step = [&](const Progress& p) {
-    if (p.end != SequenceEnd::kNone) return drafter.close(p.id);
-    DraftVerdict verdict{.id = p.id, .base_length = p.base_length, .verified = p.verified};
-    for (const CommittedToken& t : p.tokens) verdict.tokens.push_back(t.token);
-    for (const ProbePicks& probe : p.probes) {
-      verdict.probes.push_back(
-          {probe.node, probe.pick, {probe.ranked.begin(), probe.ranked.end()}});
+  const auto after_step = [&](std::span<const Progress> done, const Scheduler& scheduler,
+                              const StepResult& result) {
+    const StepPlan& plan = scheduler.last_plan();
+    for (const Progress& p : done) {
+      if (p.end != SequenceEnd::kNone) {
+        drafter.close(p.id);
+        continue;
+      }
+      DraftVerdict verdict{.id = p.id, .base_length = p.base_length, .verified = p.verified};
+      for (const CommittedToken& t : p.tokens) verdict.tokens.push_back(t.token);
+      for (const ProbePicks& probe : p.probes) {
+        verdict.probes.push_back(
+            {probe.node, probe.pick, {probe.ranked.begin(), probe.ranked.end()}});
+      }
+      const auto i = size_t(p.sequence);
+      advance(drafter, verdict, result, plan.sequences[i], i, p.accepted_nodes);
     }
-    drafter.advance(verdict);
+    // Parts of prompts pick nothing, and have features.
+    for (size_t i = 0; result.features.rows > 0 && i < plan.sequences.size(); ++i) {
+      if (!result.sequences[i].picks.empty()) continue;
+      const SequenceId id = scheduler.planned()[i];
+      DraftVerdict verdict{.id = id, .base_length = int32_t(scheduler.tokens(id).size())};
+      advance(drafter, verdict, result, plan.sequences[i], i, {});
+    }
   };
   return run(requests, before_step, after_step);
 }
 
 std::vector<Outcome> TestReplica::run(
     const std::vector<TestRequest>& requests,
-    const std::function<TreeLookup(const Scheduler&)>& before_step,
-    const std::function<void(const Progress&)>& after_step) {
+    const std::function<TreeLookup(const Scheduler&)>& before_step, const AfterStep& after_step) {
   Scheduler scheduler(setup_.scheduler_options());
   std::vector<Outcome> outcomes(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -154,7 +193,8 @@ std::vector<Outcome> TestReplica::run(
   while (!scheduler.idle()) {
     execute(scheduler.plan(before_step(scheduler)), result);
     ++steps_;
-    for (const Progress& p : scheduler.commit(result)) {
+    const std::span<const Progress> done = scheduler.commit(result);
+    for (const Progress& p : done) {
       Outcome& outcome = outcomes[size_t(p.id)];
       for (const CommittedToken& t : p.tokens) {
         outcome.tokens.push_back(t.token);
@@ -169,8 +209,8 @@ std::vector<Outcome> TestReplica::run(
       }
       accepted_ += p.accepted;
       preemptions_ = std::max(preemptions_, p.preemptions);
-      after_step(p);
     }
+    if (after_step) after_step(done, scheduler, result);
   }
   // Places stay open on the shards until the next plan: tell them.
   execute(scheduler.plan({}), result);

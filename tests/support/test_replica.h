@@ -66,7 +66,8 @@ class TestReplica {
   /// A tree for a sequence with these tokens, or nothing. Called once per decoding step.
   using TreeSource = std::function<DraftTree(SequenceId id, std::span<const int32_t> tokens)>;
   std::vector<Outcome> run(const std::vector<TestRequest>& requests, const TreeSource& trees = {});
-  /// With a drafter that is told what became of its trees. `keep`: how many nodes of a tree take
+  /// With a drafter that is told what became of its trees, and given the features that the shape
+  /// asks for. `keep`: how many nodes of a tree take
   /// part; negative: the tree comes late. Empty: all.
   std::vector<Outcome> run(const std::vector<TestRequest>& requests, Drafter& drafter,
                            const DraftLimits& limits,
@@ -82,9 +83,11 @@ class TestReplica {
  private:
   struct Rank;
   using TreeLookup = Scheduler::TreeLookup;
+  using AfterStep =
+      std::function<void(std::span<const Progress>, const Scheduler&, const StepResult&)>;
   std::vector<Outcome> run(const std::vector<TestRequest>& requests,
                            const std::function<TreeLookup(const Scheduler&)>& before_step,
-                           const std::function<void(const Progress&)>& after_step);
+                           const AfterStep& after_step);
   std::shared_ptr<const DraftSupport> support_of(const ReplicaShape& shape) const;
   void on_all_ranks(const std::function<void(Rank&)>& work);
 

@@ -7,23 +7,18 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <memory>
 
 #include "kernels/cuda/cuda_backend.h"
 #if !defined(CONVOKE_TEST_ON_GPU)
 #include "tests/support/cuda_emulation/device.h"
 #endif
+#include "tests/support/checkout.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/test_replica.h"
 
 namespace convoke {
 
-/// CONVOKE_SOURCE names the checkout where programs run elsewhere than they were built.
-inline std::filesystem::path checkout() {
-  const char* const moved = std::getenv("CONVOKE_SOURCE");
-  return moved != nullptr ? moved : CONVOKE_SOURCE_DIR;
-}
 inline const std::filesystem::path kGoldenModels = checkout() / "tests/golden/models";
 
 /// A replica whose shards have a device each.

@@ -47,6 +47,50 @@ TEST(CudaElementwise, NeedsNoLookaheadTable) {
   EXPECT_EQ(cpu::load(x.view(), 0, 39), cpu::load(table.view(), 4, 39));
 }
 
+TEST(CudaElementwise, CopiesRowsAsTheCpuDoes) {
+  const std::vector<int32_t> from = {4, -1, 0, 4, 2}, to = {6, 3, -1, 0, 5};
+  struct Lists {
+    std::vector<int32_t> from, to;
+    int64_t x_rows;
+  };
+  const Lists cases[] = {{from, to, 5}, {from, {}, 5}, {{}, to, 5}, {{}, {}, 7}};
+  for (const DType x_type : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (const DType y_type : {DType::kFloat32, DType::kBFloat16}) {
+      for (const Lists& lists : cases) {
+        for (const bool accumulate : {false, true}) {
+          if (accumulate && (x_type != DType::kFloat32 || y_type != DType::kFloat32)) continue;
+          Normal normal(4);
+          GuardedMatrix x(x_type, lists.x_rows, 300, 3);
+          GuardedMatrix want(y_type, 7, 300, 1), got(y_type, 7, 300, 1);
+          x.fill(normal), want.fill(normal);
+          for (int64_t r = 0; r < 7; ++r) {
+            for (int64_t c = 0; c < 300; ++c) {
+              cpu::store(got.view(), r, c, cpu::load(want.view(), r, c));
+            }
+          }
+          CopyRowsArgs args{x.view(), want.view(), lists.from, lists.to, accumulate};
+          cpu::run_team(3, [&](cpu::CpuStream& stream) { cpu::copy_rows(stream, args); });
+          args.y = got.view();
+          copy_rows(kStream, args);
+          EXPECT_TRUE(same_bits(got.view(), want.view()));
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaElementwise, CopiesPaddingRowsAsNanAndRoundsToFloat16) {
+  GuardedMatrix x(DType::kFloat32, 1, 3), y(DType::kFloat16, 3, 3);
+  for (int c = 0; c < 3; ++c) cpu::store(x.view(), 0, c, 1.0f + 0x1p-12f + float(c));
+  const std::vector<int32_t> from = {kPaddingToken, 0, -1};
+  copy_rows(kStream, {x.view(), y.view(), from, {}});
+  for (int c = 0; c < 3; ++c) {
+    EXPECT_TRUE(std::isnan(cpu::load(y.view(), 0, c)));
+    EXPECT_EQ(cpu::load(y.view(), 1, c), 1.0f + float(c));
+    EXPECT_EQ(cpu::load(y.view(), 2, c), 0.0f);
+  }
+}
+
 TEST(CudaElementwise, MultipliesBySilu) {
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
     for (const Extent& extent : kExtents) {

@@ -371,8 +371,9 @@ void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* fr
                              "what is copied to the device");
     }
   }
-  if (to_host || from_host) devices().count_copy(!to_host);
   emulation::enqueue(stream, [=] {
+    // When it is done, so that a graph's copies count each time it is launched.
+    if (to_host || from_host) devices().count_copy(!to_host);
     for (size_t r = 0; r < rows; ++r) {
       std::memcpy(static_cast<std::byte*>(to) + r * to_pitch,
                   static_cast<const std::byte*>(from) + r * from_pitch, row_bytes);

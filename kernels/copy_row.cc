@@ -1,4 +1,4 @@
-#include "runtime/heads/row_copy.h"
+#include "kernels/copy_row.h"
 
 #include <cstring>
 
