@@ -111,6 +111,10 @@ void add_draft_flags(CLI::App& app, CommonFlags& common, bool several) {
                "draft while the target works (default: auto, where the drafter has a rank)");
   group.flag("--no-shared-noise", common.unshared_noise,
              "rank drafts without the noise of the pick rule, to compare");
+  group.choice(
+      "--draft-device", common.engine.draft_device, {"auto", "cpu", "cuda"},
+      "what heads and draft models compute on (default: auto, as --device: the GPU of the\n"
+      "first shard, or, with a rank or process of its own, one that no shard has)");
   group.choice("--drafter-placement", common.engine.drafter_placement,
                {"auto", "thread", "process", "rank"},
                "beside the coordinator, as its child process, or on a rank of its own");
@@ -372,7 +376,7 @@ void finish_bench(BenchOptions& options, CommonFlags& common, std::vector<std::s
   }
   finish_common(options.engine, common, warnings);
   if (options.prompts.empty()) throw_error(ErrorKind::kUsage, "--prompts: is missing");
-  options.drafters = common.drafters;
+  options.drafters = options.engine.later_drafters = common.drafters;
   check_sweeps("--sweep", options.sweeps, options.drafters);
   // Here rather than where the batch is run: every rank of a job has to know.
   options.engine.max_num_seqs =

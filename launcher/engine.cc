@@ -7,6 +7,7 @@
 
 #include "actors/zmq_transport.h"
 #include "kernels/check.h"
+#include "launcher/draft_device.h"
 #include "launcher/drafter_host.h"
 #include "launcher/floor.h"
 #include "launcher/hosts.h"
@@ -245,15 +246,10 @@ void RunningEngine::start_drafter(const DrafterSpec& spec) {
   for (size_t r = 0; r < coordinators_.size(); ++r) {
     CoordinatorHost& host = *coordinators_[r];
     const uint32_t seen = host.signals().drafters_seen.load();
-    DraftContext context = setup_.draft_context();
-    // Two teams of threads on the same cores would get in each other's way. Beside a GPU the cores
-    // are the drafter's own.
-    const bool on_cpu = setup_.device == ShardDevice::kCpu;
-    if (on_cpu && info_.tp == 1 && info_.replicas == 1) {
-      context.make_backend = [&host] { return host.wait_ready().shard_backend->sibling(); };
-    }
-    drafters_.push_back(
-        make_drafter_host(spec, options_.drafter_placement, host.wait_ready().endpoints, context));
+    const CoordinatorHost::Ready& ready = host.wait_ready();
+    drafters_.push_back(make_drafter_host(
+        spec, options_.drafter_placement, ready.endpoints,
+        context_beside_shard(setup_, options_.drafter_placement, *ready.shard_backend, int(r))));
     const Clock::time_point patience = Clock::now() + kDrafterPatience;
     while (host.signals().drafters_seen.load() == seen) {
       check_failure();

@@ -24,6 +24,7 @@ struct EngineOptions {
   std::string load_format = "auto";      ///< auto | dummy
   std::string dtype = "auto";            ///< auto | float32 | bfloat16 | float16
   std::string device = "auto";           ///< auto | cpu | cuda
+  std::string draft_device = "auto";     ///< auto | cpu | cuda: of drafters with a model
   std::string gpu_matmul = "exact";      ///< exact | fast
   std::string gpu_graphs = "on";         ///< on | off
   std::string gpu_collectives = "auto";  ///< auto | nccl | host
@@ -38,6 +39,8 @@ struct EngineOptions {
   int64_t kv_cache_tokens = 0;   ///< 0 = from memory and max_num_seqs
   uint64_t seed = 0;
   DrafterSpec drafter;
+  /// Those that Engine::use_drafter will be given: a GPU leaves room for the largest.
+  std::vector<DrafterSpec> later_drafters;
   std::string drafter_placement = "auto";  ///< auto | thread | process | rank
   double draft_deadline_ms = 0;            ///< 0 = chosen by the coordinator
   bool chatter = true;                     ///< log lines about start-up

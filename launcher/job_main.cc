@@ -3,6 +3,7 @@
 
 #include "actors/zmq_transport.h"
 #include "kernels/check.h"
+#include "launcher/draft_device.h"
 #include "launcher/drafter_host.h"
 #include "launcher/engine.h"
 #include "launcher/job_roles.h"
@@ -51,8 +52,11 @@ void serve_coordinator(JobMember& member, const ReplicaSetup& setup,
   gate.open(true);
   std::unique_ptr<DrafterHost> drafter;
   if (member.roles().drafter && !member.roles().drafter_ranks()) {
-    drafter = make_drafter_host(setup.options.drafter, setup.options.drafter_placement,
-                                host.wait_ready().endpoints, setup.draft_context());
+    const CoordinatorHost::Ready& ready = host.wait_ready();
+    const std::string& placement = setup.options.drafter_placement;
+    drafter = make_drafter_host(
+        setup.options.drafter, placement, ready.endpoints,
+        context_beside_shard(setup, placement, *ready.shard_backend, member.role().replica));
   }
   host.join();
   if (failures.failed()) throw Error(ErrorKind::kPeer, failures.reason());
@@ -63,8 +67,10 @@ void serve_drafter(JobMember& member, const ReplicaSetup& setup) {
   const std::vector<std::string> endpoints = member.exchange("", "");
   const std::string& endpoint =
       endpoints[size_t(member.roles().coordinator_of(member.role().replica))];
-  const auto drafter = make_drafter_process(setup.options.drafter, endpoint, setup.draft_context(),
-                                            member.rank(), member.describe());
+  DraftContext context = setup.draft_context();
+  if (setup.draft_device == ShardDevice::kCuda) context.gpu.device = member.draft_gpu();
+  const auto drafter = make_drafter_process(setup.options.drafter, endpoint, context, member.rank(),
+                                            member.describe());
   // The coordinator tells whoever sends it heartbeats when it ends. That the coordinator could die
   // is the supervisor's business.
   const std::unique_ptr<Link> link = make_zmq_link(endpoint);

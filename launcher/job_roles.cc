@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "kernels/check.h"
+#include "launcher/draft_device.h"
 
 namespace convoke {
 namespace {
@@ -143,11 +144,14 @@ ReplicaSetup JobMember::agree_on_setup(const EngineOptions& options) {
   const bool shard = role().kind == Role::Kind::kShard;
   try {
     if (shard) {
-      setup = prepare_replica(options, roles_.tp, int(job_->shared_host_ranks().size()),
-                              shards_before_on_host());
+      EngineOptions placed = options;
+      if (roles_.drafter_ranks()) placed.drafter_placement = "rank";  // whatever "auto" became
+      setup = prepare_replica(placed, roles_.tp, int(job_->shared_host_ranks().size()),
+                              ranks_on_host(Role::Kind::kShard, rank()));
     } else {
       setup.options = options;
       setup.config = ModelConfig::load(options.model);
+      setup.draft_device = choose_draft_device_of_rank(options);
     }
   } catch (const std::exception& failure) {
     error = failure.what();
@@ -176,10 +180,15 @@ ReplicaSetup JobMember::agree_on_setup(const EngineOptions& options) {
   return setup;
 }
 
-int JobMember::shards_before_on_host() const {
-  return int(std::ranges::count_if(job_->shared_host_ranks(), [this](int other) {
-    return other < rank() && roles_.ranks[size_t(other)].kind == Role::Kind::kShard;
+int JobMember::ranks_on_host(Role::Kind kind, int end) const {
+  return int(std::ranges::count_if(job_->shared_host_ranks(), [&](int other) {
+    return other < end && roles_.ranks[size_t(other)].kind == kind;
   }));
+}
+
+int JobMember::draft_gpu() const {
+  return choose_draft_gpu(usable_gpus(), ranks_on_host(Role::Kind::kShard, job_->size()),
+                          ranks_on_host(Role::Kind::kDrafter, rank()));
 }
 
 std::unique_ptr<Communicator> JobMember::make_communicator(const ReplicaSetup& setup) {

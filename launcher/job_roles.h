@@ -53,12 +53,15 @@ class JobMember {
   /// Collective: the orderly end.
   void finish();
 
+  /// The GPU of a drafter rank (launcher/draft_device.h); -1 where its host has none.
+  int draft_gpu() const;
+
   /// Where this rank's coordinator should bind: ipc inside one host, else a TCP port.
   std::vector<std::string> coordinator_endpoints() const;
 
  private:
-  /// Shard ranks on this host that come before this one: as many GPUs are theirs.
-  int shards_before_on_host() const;
+  /// Ranks of one kind on this host that come before `end`: as many GPUs are theirs.
+  int ranks_on_host(Role::Kind kind, int end) const;
   std::string outside_endpoint() const;
   JobMember(std::unique_ptr<Job> job, Roles roles)
       : job_(std::move(job)), roles_(std::move(roles)) {}

@@ -5,6 +5,7 @@
 #include "actors/drafter_process.h"
 #include "kernels/check.h"
 #include "launcher/command_line.h"
+#include "launcher/draft_device.h"
 #include "launcher/inspect.h"
 #include "launcher/process_context.h"
 #include "launcher/trainer_process.h"
@@ -19,7 +20,9 @@ int run(const std::vector<std::string>& arguments) {
     context.run_as_worker_rank = run_as_worker_rank;
     context.run_inspect = run_inspect;
     context.run_drafter_worker = [](const std::vector<std::string>& worker) {
-      return run_drafter_worker(parse_worker_arguments(worker));
+      DrafterWorkerOptions options = parse_worker_arguments(worker);
+      compute_on_gpu(options.context);
+      return run_drafter_worker(options);
     };
     context.run_trainer = become_trainer;
     return run_command_line(arguments, context);

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "launcher/draft_device.h"
 #include "launcher/inspect.h"
 #include "runtime/picker.h"
 
@@ -47,18 +48,36 @@ int64_t kv_bytes_per_token(const ReplicaSetup& setup) {
   return 2 * c.layers * heads * c.head_dim * int64_t(dtype_size(setup.dtype)) / setup.tp;
 }
 
+/// What drafters take of the memory of a shard's GPU. A drafter in a process of its own takes a GPU
+/// of its own, if there is one.
+int64_t draft_share(const ReplicaSetup& setup) {
+  const EngineOptions& o = setup.options;
+  if (setup.draft_device == ShardDevice::kCpu) return 0;
+  // In a job the ranks of drafters are counted in already.
+  const int drafters = o.drafter_placement == "process" ? o.replicas : 0;
+  const bool own_process = o.drafter_placement == "process" || o.drafter_placement == "rank";
+  if (own_process && usable_gpus() >= setup.shards_on_host + drafters) return 0;
+  int64_t bytes = draft_memory(o.drafter, setup);
+  for (const DrafterSpec& spec : o.later_drafters) {
+    bytes = std::max(bytes, draft_memory(spec, setup));
+  }
+  return bytes;
+}
+
 /// Tokens whose keys and values the memory of every shard has room for.
-int64_t affordable_tokens(const ReplicaSetup& setup, int shards_on_host) {
+int64_t affordable_tokens(const ReplicaSetup& setup) {
   const int64_t of_token = kv_bytes_per_token(setup);
   if (setup.device == ShardDevice::kCpu) {
-    return int64_t(double(available_memory()) * kCacheShare) / (of_token * shards_on_host);
+    return int64_t(double(available_memory()) * kCacheShare) / (of_token * setup.shards_on_host);
   }
   const RankMemory weights = rank_memory(setup.config, setup.tp, setup.dtype);
   const double free = double(free_device_memory(setup.first_device)) * kDeviceShare;
-  return (int64_t(free) - weights.packed_bytes - weights.mapped_bytes - kDeviceSpare) / of_token;
+  return (int64_t(free) - weights.packed_bytes - weights.mapped_bytes - draft_share(setup) -
+          kDeviceSpare) /
+         of_token;
 }
 
-int32_t choose_blocks(const ReplicaSetup& setup, int shards_on_host) {
+int32_t choose_blocks(const ReplicaSetup& setup) {
   const EngineOptions& o = setup.options;
   if (o.kv_cache_tokens < 0) {
     throw_error(ErrorKind::kUsage, "--kv-cache-tokens {}: must not be negative", o.kv_cache_tokens);
@@ -67,7 +86,7 @@ int32_t choose_blocks(const ReplicaSetup& setup, int shards_on_host) {
   // Room for every sequence at full length with a tree, if memory allows; else what it allows.
   const int64_t wanted =
       int64_t(o.max_num_seqs) * (setup.max_model_len + int64_t(o.drafter.limits.max_nodes));
-  const int64_t tokens = std::min(wanted, affordable_tokens(setup, shards_on_host));
+  const int64_t tokens = std::min(wanted, affordable_tokens(setup));
   if (tokens < setup.max_model_len) {
     throw_error(ErrorKind::kResource,
                 "the free memory{} holds keys and values of {} tokens, less than one sequence of "
@@ -137,13 +156,15 @@ ShardLimits ReplicaSetup::shard_limits() const {
 }
 
 DraftContext ReplicaSetup::draft_context() const {
+  const bool on_gpu = draft_device == ShardDevice::kCuda;
   return {.vocabulary = config.vocabulary,
           .model = options.model,
           .load_format = options.load_format,
-          // Drafters compute on the CPU, which has no float16.
-          .dtype = options.dtype == "float16" ? "auto" : options.dtype,
+          .dtype = options.dtype == "float16" && !on_gpu ? "auto" : options.dtype,  // CPUs lack it
           .cpu_isa = options.cpu_isa,
           .threads = options.threads,
+          .gpu = gpu_options(-1, options),
+          .float16 = on_gpu,
           .max_sequences = options.max_num_seqs,
           .max_model_len = max_model_len > 0 ? max_model_len : options.max_model_len};
 }
@@ -172,9 +193,11 @@ ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_on
   setup.options = options;
   setup.device = choose_device(options.device);
   if (setup.device == ShardDevice::kCpu) refuse_gpu_flags(options);
+  setup.draft_device = choose_draft_device(options, setup.device);
   setup.first_device = first_device;
   setup.config = ModelConfig::load(options.model);
   setup.tp = tp;
+  setup.shards_on_host = shards_on_host;
   make_shard_plan(setup.config.extents(), tp, 0);  // throws if tp does not divide the model
   setup.dtype = weight_dtype(options.dtype, setup.config, setup.device == ShardDevice::kCuda);
   setup.isa = choose_isa(options.cpu_isa);
@@ -183,7 +206,7 @@ ReplicaSetup prepare_replica(const EngineOptions& options, int tp, int shards_on
   setup.source = open_source(options, setup.config);
   const int threads = options.threads == 0 ? usable_cpus() : options.threads;
   setup.threads = std::max(1, threads / shards_on_host);
-  setup.kv_blocks = choose_blocks(setup, shards_on_host);
+  setup.kv_blocks = choose_blocks(setup);
   return setup;
 }
 

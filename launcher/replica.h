@@ -29,6 +29,7 @@ struct ReplicaSetup {
   std::shared_ptr<const TensorSource> source;
   DType dtype = DType::kBFloat16;
   ShardDevice device = ShardDevice::kCpu;
+  ShardDevice draft_device = ShardDevice::kCpu;  ///< of a drafter with a model
   cpu::Isa isa = cpu::Isa::kPortable;
   /// GPUs: every shard of this process takes the next one of its host, from the first that is left
   /// to the process.
@@ -39,7 +40,8 @@ struct ReplicaSetup {
   std::function<std::unique_ptr<Communicator>(Backend&, std::unique_ptr<Communicator>)>
       make_communicator;  ///< likewise
   int tp = 1;
-  int threads = 1;  ///< per shard, on this host
+  int shards_on_host = 1;
+  int threads = 1;  ///< per shard
   int max_model_len = 0;
   int32_t kv_blocks = 0;
   bool drafter_has_rank = false;
@@ -47,6 +49,7 @@ struct ReplicaSetup {
 
   /// A shard's backend, on a device of its own if it is a GPU.
   std::unique_ptr<Backend> make_shard_backend() const;
+  /// For a drafter that has nothing to share with a shard of this process.
   DraftContext draft_context() const;
   ShardLimits shard_limits() const;
   SchedulerOptions scheduler_options() const;

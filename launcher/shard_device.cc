@@ -11,9 +11,7 @@
 #include "parallel/staged_communicator.h"
 
 namespace convoke {
-namespace {
 
-/// How many CUDA devices can be used; if none, `why` says what to do about it.
 int cuda_devices(std::string& why) {
 #if defined(CONVOKE_HAVE_CUDA)
   const int count = cuda::device_count(&why);
@@ -32,20 +30,22 @@ int cuda_devices(std::string& why) {
 #endif
 }
 
-std::unique_ptr<Backend> make_gpu_backend(int number, const EngineOptions& options) {
-#if defined(CONVOKE_HAVE_CUDA)
-  return cuda::make_cuda_backend({.device = number,
-                                  .graphs = options.gpu_graphs == "on",
-                                  .matmul = options.gpu_matmul == "fast"
-                                                ? cuda::CudaMatmul::kFast
-                                                : cuda::CudaMatmul::kExact});
-#else
-  static_cast<void>(options);
-  throw_error(ErrorKind::kUsage, "CUDA device {}: this program was built without CUDA", number);
-#endif
+GpuOptions gpu_options(int number, const EngineOptions& options) {
+  return {.device = number,
+          .graphs = options.gpu_graphs == "on",
+          .library_products = options.gpu_matmul == "fast"};
 }
 
-}  // namespace
+std::unique_ptr<Backend> make_gpu_backend(const GpuOptions& gpu) {
+#if defined(CONVOKE_HAVE_CUDA)
+  return cuda::make_cuda_backend(
+      {.device = gpu.device,
+       .graphs = gpu.graphs,
+       .matmul = gpu.library_products ? cuda::CudaMatmul::kFast : cuda::CudaMatmul::kExact});
+#else
+  throw_error(ErrorKind::kUsage, "CUDA device {}: this program was built without CUDA", gpu.device);
+#endif
+}
 
 ShardDevice choose_device(const std::string& flag) {
   // Until the CUDA backend has run on a GPU it is taken by those who ask for it, and only by them.
@@ -99,7 +99,7 @@ std::unique_ptr<Communicator> communicator_for(Backend& backend, std::unique_ptr
 std::unique_ptr<Backend> ReplicaSetup::make_shard_backend() const {
   if (make_backend) return make_backend();
   if (device == ShardDevice::kCuda) {
-    return make_gpu_backend(first_device + (*next_device)++, options);
+    return make_gpu_backend(gpu_options(first_device + (*next_device)++, options));
   }
   return cpu::make_cpu_backend({.threads = threads, .isa = isa});
 }

@@ -110,7 +110,15 @@ run "decoding with the demo model" "$convoke" generate --model demo/model --devi
 run "the same, exact and with drafts" "$convoke" generate --model demo/model --device cuda \
   --drafter ngram --temperature 0 --max-tokens 48 "def fibonacci(n):"
 
-small='*TensorCores*:*CudaProducts*:GraphTest*'
+run "the same, drafts on the GPU" "$convoke" generate --model demo/model --device cuda \
+  --drafter eagle:demo/drafters/eagle --temperature 0 --max-tokens 48 "def fibonacci(n):"
+run "drafters on and off the GPU" sh -c 'for place in cuda cpu; do echo "drafts on $place:"
+  "$0" bench --model demo/model --device cuda --draft-device "$place" --prompts demo/prompts.jsonl \
+    --limit 4 --temperature 1 --drafters none,eagle:demo/drafters/eagle --no-floor -q || exit 1
+  done' "$convoke"
+sed 's/^/    /' "$output" >> "$table"
+
+small='*TensorCores*:*CudaProducts*:GraphTest*:*CudaMedusa*:CudaHeadModels*'
 for tool in memcheck racecheck initcheck synccheck; do
   command -v compute-sanitizer > /dev/null ||
     { row "compute-sanitizer" "left out: not installed"; break; }

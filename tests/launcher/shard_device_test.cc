@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/check.h"
+#include "launcher/draft_device.h"
 #include "launcher/engine.h"
 
 namespace convoke {
@@ -67,6 +68,57 @@ TEST(ShardDevice, WhatIsAskedOfGpusIsRefusedWithoutOne) {
               HasSubstr("--gpu-graphs off"));
   EXPECT_THAT(refusal_with([](EngineOptions& o) { o.gpu_collectives = "nccl"; }),
               HasSubstr("--gpu-collectives nccl"));
+}
+
+TEST(DraftDevice, FollowsTheShardsUnlessToldOtherwise) {
+  EngineOptions options;
+  options.drafter = DrafterSpec::parse("eagle:random");
+  EXPECT_EQ(choose_draft_device(options, ShardDevice::kCpu), ShardDevice::kCpu);
+  EXPECT_EQ(choose_draft_device(options, ShardDevice::kCuda), ShardDevice::kCuda);
+  options.draft_device = "cpu";
+  EXPECT_EQ(choose_draft_device(options, ShardDevice::kCuda), ShardDevice::kCpu);
+  options.draft_device = "cuda";
+  EXPECT_EQ(choose_draft_device(options, ShardDevice::kCuda), ShardDevice::kCuda);
+}
+
+TEST(DraftDevice, WhatMakesNoSenseIsRefused) {
+  EngineOptions options;
+  const auto why = [&](ShardDevice shards) {
+    return refusal_of([&] { choose_draft_device(options, shards); });
+  };
+  options.drafter = DrafterSpec::parse("medusa:random");
+  options.draft_device = "tpu";
+  EXPECT_EQ(why(ShardDevice::kCuda), "--draft-device 'tpu': expected auto, cpu or cuda");
+  options.draft_device = "cuda";
+  EXPECT_EQ(why(ShardDevice::kCpu),
+            "--draft-device cuda: shards compute on CPUs here; give --device cuda as well");
+  for (const char* method : {"none", "ngram", "lookahead", "pass:random"}) {
+    options.drafter = DrafterSpec::parse(method);
+    EXPECT_EQ(why(ShardDevice::kCuda), "--draft-device cuda: --drafter " + options.drafter.method +
+                                           " has no model that could compute there");
+  }
+  options.later_drafters = {DrafterSpec::parse("eagle:random")};  // as bench has
+  EXPECT_EQ(why(ShardDevice::kCuda), "");
+}
+
+TEST(DraftDevice, ADraftersRankTakesTheCpuWhereThereIsNoGpu) {
+  EngineOptions options;
+  options.drafter = DrafterSpec::parse("eagle:random");
+  EXPECT_EQ(choose_draft_device_of_rank(options), ShardDevice::kCpu);
+  options.device = "cuda";
+  const ShardDevice there = usable_gpus() > 0 ? ShardDevice::kCuda : ShardDevice::kCpu;
+  EXPECT_EQ(choose_draft_device_of_rank(options), there);
+  options.draft_device = "cuda";
+  EXPECT_EQ(refusal_of([&] { choose_draft_device_of_rank(options); }) == "",
+            there == ShardDevice::kCuda);
+}
+
+TEST(DraftDevice, TakesAGpuThatNoShardHasWhileThereIsOne) {
+  EXPECT_EQ(choose_draft_gpu(0, 1, 0), -1);
+  EXPECT_EQ(choose_draft_gpu(8, 4, 0), 4);
+  EXPECT_EQ(choose_draft_gpu(8, 4, 1), 5);
+  EXPECT_EQ(choose_draft_gpu(1, 1, 0), 0);
+  EXPECT_EQ(choose_draft_gpu(4, 4, 1), 1);
 }
 
 }  // namespace
