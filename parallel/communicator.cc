@@ -4,6 +4,11 @@
 
 namespace convoke {
 
+void Communicator::all_gather_floats(Stream& stream, const float* mine, float* all, int64_t count) {
+  all_gather(stream, std::as_bytes(std::span(mine, size_t(count))),
+             std::as_writable_bytes(std::span(all, size_t(count * size()))));
+}
+
 std::vector<std::unique_ptr<Communicator>> make_thread_communicators(
     int size, const CommunicatorOptions& options) {
   CONVOKE_CHECK(size == 1 || size == 2 || size == 4 || size == 8);

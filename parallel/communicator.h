@@ -41,6 +41,12 @@ class Communicator {
   virtual void all_gather(Stream& stream, std::span<const std::byte> mine,
                           std::span<std::byte> all) = 0;
 
+  /// all[r * count + i] = rank r's mine[i]; both in the memory of the backend that the communicator
+  /// was made for (here: the host's). reserve_gather() was told of as many floats.
+  virtual void all_gather_floats(Stream& stream, const float* mine, float* all, int64_t count);
+  /// Takes what memory that needs, outside of programs.
+  virtual void reserve_gather(int64_t /*count*/) {}
+
   /// Root's message to all. Receivers' `message` is resized (no allocation once grown). Idle
   /// receivers wait here between steps: they spin shortly, then sleep. The deadline holds here too:
   /// a root with nothing to say sends an empty message well before it.

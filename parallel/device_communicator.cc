@@ -49,6 +49,13 @@ class DeviceCommunicator final : public Communicator {
                   std::span<std::byte> all) override {
     host_->all_gather(stream, mine, all);
   }
+  void all_gather_floats(Stream& stream, const float* mine, float* all, int64_t count) override {
+    check_whole();  // a graph would not
+    cuda::enqueue(cuda::queue_of(stream),
+                  [=, transport = transport_.get()](const cuda::CudaStream& to) {
+                    transport->all_gather(to.handle, mine, all, count);
+                  });
+  }
   void broadcast(std::vector<std::byte>& message, int root) override {
     host_->broadcast(message, root);
   }

@@ -1,5 +1,5 @@
 // The communicator between ranks whose backends are CUDA devices that can reach each other: sums
-// stay on the devices and in the stream, so that a whole pass is one graph and one wait.
+// and logits stay on the devices and in the stream, so that a whole pass is one graph and one wait.
 //
 // Which collective, and why. Every tensor-parallel size must give the same bits, so a sum has one
 // order: a balanced tree over the ranks, added to the target once (communicator.h). A library's
@@ -23,8 +23,8 @@ namespace convoke {
 /// Sums up to so many bytes are small. A multiple of 16 floats.
 inline constexpr int64_t kSmallSumBytes = 256 * 1024;
 
-/// `host` carries everything that is host memory (plans, bids, logits to be filtered) and names the
-/// rank that is missing; `backend`, a CUDA one that must outlive the communicator, watches the
+/// `host` carries everything that is host memory (plans, bids, picks) and names the rank that is
+/// missing; `backend`, a CUDA one that must outlive the communicator, watches the
 /// transport while it waits for the device.
 std::unique_ptr<Communicator> make_device_communicator(Backend& backend,
                                                        std::unique_ptr<Communicator> host,

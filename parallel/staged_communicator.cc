@@ -34,6 +34,21 @@ class StagedCommunicator final : public Communicator {
                   std::span<std::byte> all) override {
     host_->all_gather(stream, mine, all);
   }
+  void reserve_gather(int64_t count) override {
+    if (count <= gather_capacity_) return;
+    gather_capacity_ = count;
+    mine_ = backend_.allocate_host(size_t(count) * sizeof(float));
+    all_ = backend_.allocate_host(size_t(count * size()) * sizeof(float));
+  }
+  void all_gather_floats(Stream& stream, const float* mine, float* all, int64_t count) override {
+    CONVOKE_CHECK(0 <= count && count <= gather_capacity_);
+    const TensorView from = floats(static_cast<float*>(mine_->data()), count);
+    const TensorView to = floats(static_cast<float*>(all_->data()), count * size());
+    backend_.copy(stream, floats(const_cast<float*>(mine), count), from);
+    host_->all_gather(stream, std::as_bytes(std::span(from.row<float>(0), size_t(count))),
+                      std::as_writable_bytes(std::span(to.row<float>(0), size_t(to.cols))));
+    backend_.copy(stream, to, floats(all, to.cols));
+  }
   void broadcast(std::vector<std::byte>& message, int root) override {
     host_->broadcast(message, root);
   }
@@ -50,6 +65,8 @@ class StagedCommunicator final : public Communicator {
   int64_t capacity_;
   std::unique_ptr<Buffer> contribution_;  // this rank's, in the backend's memory
   std::unique_ptr<Buffer> target_;        // in host memory
+  int64_t gather_capacity_ = 0;           // floats
+  std::unique_ptr<Buffer> mine_, all_;    // of gathers, in host memory
 };
 
 }  // namespace

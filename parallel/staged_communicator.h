@@ -9,8 +9,8 @@
 
 namespace convoke {
 
-/// `backend` must outlive it. reduce_buffer() and all_reduce_add's target are the backend's memory
-/// then; all_gather stays with host memory, as all that is not a view (kernels/backend.h).
+/// `backend` must outlive it. reduce_buffer(), all_reduce_add's target and what
+/// all_gather_floats gathers are the backend's memory then; all_gather stays with host memory.
 std::unique_ptr<Communicator> make_staged_communicator(Backend& backend,
                                                        std::unique_ptr<Communicator> host,
                                                        const CommunicatorOptions& options);

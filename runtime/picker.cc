@@ -131,8 +131,9 @@ void Picker::end() {
     scratch_ = backend_.allocate(size_t(kLogitRows) * 2 * size_t(vocabulary_) * sizeof(float));
     if (plan_.tp > 1) {
       const size_t slice_bytes = size_t(kLogitRows) * size_t(slice_width_) * sizeof(float);
-      packed_slice_ = backend_.allocate_host(slice_bytes);
-      gathered_ = backend_.allocate_host(slice_bytes * size_t(plan_.tp));
+      packed_slice_ = backend_.allocate(slice_bytes);
+      gathered_ = backend_.allocate(slice_bytes * size_t(plan_.tp));
+      communicator_.reserve_gather(int64_t(kLogitRows) * slice_width_);
       whole_ = backend_.allocate(size_t(kLogitRows) * size_t(vocabulary_) * sizeof(float));
     }
   }
@@ -154,30 +155,43 @@ void Picker::announce(PassArrays& arrays) const {
   arrays.picks = {plain_.params, filtered_.params};
 }
 
-void Picker::run(Stream& stream, Transformer& transformer) {
-  for (size_t begin = 0; begin < plain_.rows.size(); begin += kLogitRows) {
-    const size_t count = std::min<size_t>(kLogitRows, plain_.rows.size() - begin);
-    const TensorView logits =
-        transformer.logits(stream, std::span(plain_.rows).subspan(begin, count));
-    rank(stream, plain_, logits, begin, count);
-    bid(stream, logits, begin, count);
-  }
-  for (size_t begin = 0; begin < filtered_.rows.size(); begin += kLogitRows) {
-    const size_t count = std::min<size_t>(kLogitRows, filtered_.rows.size() - begin);
-    const TensorView logits =
-        transformer.logits(stream, std::span(filtered_.rows).subspan(begin, count));
-    rank(stream, filtered_, logits, begin, count);
-    pick_whole(stream, logits, begin, count);
+/// Calls work(begin, count) for the rows of a group, as many at a time as there can be logits of.
+template <typename Work>
+void Picker::in_parts(const Group& group, Work work) {
+  for (size_t begin = 0; begin < group.rows.size(); begin += kLogitRows) {
+    work(begin, std::min<size_t>(kLogitRows, group.rows.size() - begin));
   }
 }
 
-void Picker::bid(Stream& stream, const TensorView& logits, size_t begin, size_t count) {
-  const std::span<Pick> picks = std::span(plain_.picks).subspan(begin, count);
-  backend_.pick_slice(stream, {.logits = logits,
-                               .first_token = int32_t(plan_.vocabulary.begin),
-                               .params = std::span(plain_.params).subspan(begin, count),
-                               .picks = picks});
+void Picker::run(Stream& stream, Transformer& transformer) {
+  const auto logits_of = [&](const Group& group, size_t begin, size_t count) {
+    return transformer.logits(stream, std::span(group.rows).subspan(begin, count));
+  };
+  in_parts(plain_, [&](size_t begin, size_t count) {
+    const TensorView logits = logits_of(plain_, begin, count);
+    rank(stream, plain_, logits, begin, count);
+    backend_.pick_slice(stream, {.logits = logits,
+                                 .first_token = int32_t(plan_.vocabulary.begin),
+                                 .params = std::span(plain_.params).subspan(begin, count),
+                                 .picks = std::span(plain_.picks).subspan(begin, count)});
+  });
+  in_parts(filtered_, [&](size_t begin, size_t count) {
+    const TensorView logits = logits_of(filtered_, begin, count);
+    rank(stream, filtered_, logits, begin, count);
+    pick_whole(stream, logits, begin, count);
+  });
   if (plan_.tp == 1) return;
+  // Only when the backend has done all of its work: what follows is the host's.
+  for (Group* group : {&plain_, &filtered_}) {
+    in_parts(*group, [&](size_t begin, size_t count) {
+      merge_ranks(stream, *group, begin, count);
+      group == &plain_ ? choose_bids(stream, begin, count) : exchange_shares(stream, begin, count);
+    });
+  }
+}
+
+void Picker::choose_bids(Stream& stream, size_t begin, size_t count) {
+  const std::span<Pick> picks = std::span(plain_.picks).subspan(begin, count);
   communicator_.all_gather(stream, bytes_of(picks.data(), count),
                            writable_bytes_of(bids_.data(), count * size_t(plan_.tp)));
   cpu::CpuStream& self = stream.host();
@@ -196,22 +210,33 @@ void Picker::bid(Stream& stream, const TensorView& logits, size_t begin, size_t 
   self.barrier();
 }
 
+/// The rankings of the ranked ones among these rows.
+std::span<RankedToken> Picker::rankings_of(Group& group, size_t begin, size_t count) {
+  if (begin >= group.ranked_rows || rank_count_ == 0) return {};
+  const size_t rows = std::min(count, group.ranked_rows - begin);
+  return std::span(group.rankings).subspan(begin * rank_count_, rows * rank_count_);
+}
+
 void Picker::rank(Stream& stream, Group& group, const TensorView& logits, size_t begin,
                   size_t count) {
-  if (begin >= group.ranked_rows || rank_count_ == 0) return;
-  const size_t rows = std::min(count, group.ranked_rows - begin);
-  const std::span<RankedToken> rankings =
-      std::span(group.rankings).subspan(begin * rank_count_, rows * rank_count_);
+  const std::span<RankedToken> rankings = rankings_of(group, begin, count);
+  if (rankings.empty()) return;
+  const size_t rows = rankings.size() / rank_count_;
   backend_.rank(stream, {.logits = logits.row_range(0, int64_t(rows)),
                          .first_token = int32_t(plan_.vocabulary.begin),
                          .params = std::span(group.params).subspan(begin, rows),
                          .count = int(rank_count_),
                          .ranked = rankings});
-  if (plan_.tp == 1) return;
+}
+
+void Picker::merge_ranks(Stream& stream, Group& group, size_t begin, size_t count) {
+  const std::span<RankedToken> rankings = rankings_of(group, begin, count);
+  if (rankings.empty()) return;
   communicator_.all_gather(
       stream, bytes_of(rankings.data(), rankings.size()),
       writable_bytes_of(gathered_rankings_.data(), rankings.size() * size_t(plan_.tp)));
   cpu::CpuStream& self = stream.host();
+  const size_t rows = rankings.size() / rank_count_;
   for (size_t i = size_t(self.index()); i < rows; i += size_t(self.count())) {
     const auto first = gathered_rankings_.begin() + ptrdiff_t(i * rank_count_);
     merge_rankings(&*first, rankings.size(), plan_.tp,
@@ -228,8 +253,7 @@ TensorView Picker::gather_rows(Stream& stream, const TensorView& logits, size_t 
   auto* all = static_cast<float*>(gathered_->data());
   const TensorView dense = TensorView::matrix(mine, DType::kFloat32, rows, slice_width_);
   backend_.copy(stream, logits, dense.col_range(0, logits.cols));
-  communicator_.all_gather(stream, bytes_of(mine, count * width),
-                           writable_bytes_of(all, count * width * size_t(plan_.tp)));
+  communicator_.all_gather_floats(stream, mine, all, rows * slice_width_);
   const TensorView whole =
       TensorView::matrix(whole_->data(), DType::kFloat32, rows, int64_t(vocabulary_));
   for (int r = 0; r < plan_.tp; ++r) {
@@ -242,40 +266,50 @@ TensorView Picker::gather_rows(Stream& stream, const TensorView& logits, size_t 
   return whole;
 }
 
+/// Every rank takes an equal share of the rows. Shares are padded by overlapping the last rows, so
+/// that all contributions have one size and land where they belong even if computed twice.
+Range Picker::share_of(int rank, size_t count) const {
+  const auto tp = int64_t(plan_.tp), rows = int64_t(count);
+  const int64_t share = (rows + tp - 1) / tp;
+  const int64_t first = std::min(rank * share, rows - share);
+  return {first, first + share};
+}
+
 void Picker::pick_whole(Stream& stream, const TensorView& logits, size_t begin, size_t count) {
   const TensorView rows = gather_rows(stream, logits, count);
-  // Every rank takes an equal share of the rows. Shares are padded by overlapping the last rows, so
-  // that all contributions have one size and land where they belong even if computed twice.
-  const auto tp = size_t(plan_.tp);
-  const size_t share = (count + tp - 1) / tp;
-  const size_t first = std::min(size_t(plan_.rank) * share, count - share);
+  const Range mine = share_of(plan_.rank, count);
+  const size_t first = begin + size_t(mine.begin), share = size_t(mine.size());
   const size_t width = size_t(1 + max_logprobs_);
   backend_.pick_full(
-      stream, {.logits = rows.row_range(int64_t(first), int64_t(first + share)),
-               .params = std::span(filtered_.params).subspan(begin + first, share),
+      stream, {.logits = rows.row_range(mine.begin, mine.end),
+               .params = std::span(filtered_.params).subspan(first, share),
                .scratch = TensorView::matrix(scratch_->data(), DType::kFloat32, int64_t(share),
                                              2 * int64_t(vocabulary_)),
-               .picks = std::span(filtered_.picks).subspan(begin + first, share),
-               .logprobs = std::span(logprobs_).subspan((begin + first) * width, share * width),
+               .picks = std::span(filtered_.picks).subspan(first, share),
+               .logprobs = std::span(logprobs_).subspan(first * width, share * width),
                .max_logprobs = std::max(max_logprobs_, 0)});
-  if (tp == 1) return;
+}
+
+void Picker::exchange_shares(Stream& stream, size_t begin, size_t count) {
+  const Range mine = share_of(plan_.rank, count);
+  const auto share = size_t(mine.size());
   const auto exchange = [&]<typename T>(std::vector<T>& all, std::vector<T>& gathered,
                                         size_t per_row) {
-    communicator_.all_gather(stream,
-                             bytes_of(all.data() + (begin + first) * per_row, share * per_row),
-                             writable_bytes_of(gathered.data(), tp * share * per_row));
+    communicator_.all_gather(
+        stream, bytes_of(all.data() + (begin + size_t(mine.begin)) * per_row, share * per_row),
+        writable_bytes_of(gathered.data(), size_t(plan_.tp) * share * per_row));
     cpu::CpuStream& self = stream.host();
     if (self.index() == 0) {
-      for (size_t r = 0; r < tp; ++r) {
-        const size_t to = begin + std::min(r * share, count - share);
-        std::copy_n(gathered.begin() + ptrdiff_t(r * share * per_row), share * per_row,
+      for (int r = 0; r < plan_.tp; ++r) {
+        const size_t to = begin + size_t(share_of(r, count).begin);
+        std::copy_n(gathered.begin() + ptrdiff_t(size_t(r) * share * per_row), share * per_row,
                     all.begin() + ptrdiff_t(to * per_row));
       }
     }
     self.barrier();
   };
   exchange(filtered_.picks, bids_, 1);
-  if (max_logprobs_ >= 0) exchange(logprobs_, gathered_logprobs_, width);
+  if (max_logprobs_ >= 0) exchange(logprobs_, gathered_logprobs_, size_t(1 + max_logprobs_));
 }
 
 void Picker::deliver() {

@@ -60,10 +60,18 @@ class Picker {
     std::vector<RankedToken> rankings;  ///< [ranked_rows][rank_count]
   };
   void pad(Group& group, size_t ranked);
-  void bid(Stream& stream, const TensorView& logits, size_t begin, size_t count);
+  template <typename Work>
+  static void in_parts(const Group& group, Work work);
+  std::span<RankedToken> rankings_of(Group& group, size_t begin, size_t count);
+  Range share_of(int rank, size_t count) const;
+  // What backends do.
   void rank(Stream& stream, Group& group, const TensorView& logits, size_t begin, size_t count);
   void pick_whole(Stream& stream, const TensorView& logits, size_t begin, size_t count);
   TensorView gather_rows(Stream& stream, const TensorView& logits, size_t count);
+  // What hosts exchange then.
+  void choose_bids(Stream& stream, size_t begin, size_t count);
+  void merge_ranks(Stream& stream, Group& group, size_t begin, size_t count);
+  void exchange_shares(Stream& stream, size_t begin, size_t count);
 
   Backend& backend_;
   Communicator& communicator_;
@@ -78,12 +86,11 @@ class Picker {
   std::vector<TokenLogprob> logprobs_;          ///< [max filtered rows][1 + max_logprobs_]
   std::vector<TokenLogprob> gathered_logprobs_;
   int max_logprobs_ = -1;  ///< the most that a row of this step asks for
-  // All float32, made on demand. In host memory, where slices are exchanged:
+  // All float32, in the backend's memory, made on demand.
   std::unique_ptr<Buffer> packed_slice_;  ///< [kLogitRows][slice_width_]: this rank's, dense
   std::unique_ptr<Buffer> gathered_;      ///< [tp][kLogitRows][slice_width_]
-  // In the backend's memory:
-  std::unique_ptr<Buffer> whole_;    ///< [kLogitRows][vocabulary]
-  std::unique_ptr<Buffer> scratch_;  ///< [kLogitRows][2 * vocabulary]
+  std::unique_ptr<Buffer> whole_;         ///< [kLogitRows][vocabulary]
+  std::unique_ptr<Buffer> scratch_;       ///< [kLogitRows][2 * vocabulary]
 };
 
 /// Bytes of one rank's contribution to Communicator::all_gather that a picker needs.

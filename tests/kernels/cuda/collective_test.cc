@@ -150,12 +150,13 @@ TEST(DeviceCommunicator, AbortEndsTheWaitWithItsReason) {
 
 TEST(DeviceCommunicator, StepsAreOneGraphAndGiveThePlainBits) {
   const auto directory = kGoldenModels / "llama-gqa-bf16";
-  std::vector<TestRequest> requests(2);
+  std::vector<TestRequest> requests(3);
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].prompt = {int32_t(3 + i), 9, 4, 71, 5};
+    if (i == 2) testing::use_every_processor(requests[i].sampling);  // whole rows of logits
     requests[i].sampling.max_tokens = 8;
     requests[i].sampling.ignore_eos = true;
-    requests[i].sampling.temperature = float(i);
+    requests[i].sampling.temperature = i == 0 ? 0.0f : 0.9f;
   }
   TestReplica alone(directory, on_gpus({}, DType::kBFloat16, {.graphs = false}));
   const auto plain = alone.run(requests);
@@ -177,10 +178,16 @@ TEST(DeviceCommunicator, StepsAreOneGraphAndGiveThePlainBits) {
   for (int i = 0; i < 2; ++i) EXPECT_EQ(replica.run(requests, trees()), plain);
   const cuda::GraphCounters before = cuda::graph_counters(replica.backend(1));
   const int enqueued = transports->all_gathers();
+  const emulation::DeviceCounters device_before = emulation::device_counters();
   EXPECT_EQ(replica.run(requests, trees()), plain);
   const cuda::GraphCounters& after = cuda::graph_counters(replica.backend(1));
   EXPECT_EQ(after.replayed - before.replayed, uint64_t(replica.steps()));
   EXPECT_EQ(transports->all_gathers(), enqueued) << "they are in the graphs";
+  // Of both ranks, logits that are filtered included: picks alone meet on the hosts.
+  const emulation::DeviceCounters& device = emulation::device_counters();
+  EXPECT_EQ(device.to_device - device_before.to_device, 2 * uint64_t(replica.steps()));
+  EXPECT_EQ(device.to_host - device_before.to_host, 2 * uint64_t(replica.steps()));
+  EXPECT_EQ(device.allocations, device_before.allocations);
 }
 
 TEST(NcclTransport, ThreadsThatShareADeviceCannotUseIt) {
