@@ -55,4 +55,41 @@ namespace convoke {
   return uint16_t(sign | ((rounded - (112u << 23)) >> 13));
 }
 
+/// float8 e4m3 (DType::kFloat8E4M3), subnormals included; exact. NaN gives a quiet NaN.
+[[gnu::always_inline]] inline float e4m3_to_float(uint8_t bits) {
+  const uint32_t sign = uint32_t(bits & 0x80u) << 24;
+  const uint32_t rest = uint32_t(bits & 0x7fu) << 20;  // exponent and mantissa at float's places
+  // Normal: the exponent bias differs by 120. Subnormal: an integer multiple of 2^-9, made exact by
+  // a subtraction of equal exponents.
+  const uint32_t normal = rest + (120u << 23);
+  const float subnormal = std::bit_cast<float>(rest + (121u << 23)) - 0x1p-6f;
+  const uint32_t magnitude = rest == (0x7fu << 20)  ? 0x7fc00000u
+                             : rest < (0x08u << 20) ? std::bit_cast<uint32_t>(subnormal)
+                                                    : normal;
+  return std::bit_cast<float>(sign | magnitude);
+}
+
+/// Every e4m3 value is a bfloat16.
+[[gnu::always_inline]] inline uint16_t e4m3_to_bf16(uint8_t bits) {
+  return uint16_t(std::bit_cast<uint32_t>(e4m3_to_float(bits)) >> 16);
+}
+
+/// Rounds to nearest, ties to even. There is no infinity: what rounds beyond 448 gives 448 with its
+/// sign (PyTorch's cast gives NaN there). NaN stays NaN.
+[[gnu::always_inline]] inline uint8_t float_to_e4m3(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 24) & 0x80u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return uint8_t(sign | 0x7fu);
+  if (magnitude >= 0x43e00000u) return uint8_t(sign | 0x7eu);  // 448 and more
+  if (magnitude < 0x3c800000u) {
+    // Below 2^-6: adding 2^14 puts units of 2^-9 into the last mantissa place, and the addition
+    // rounds to nearest even by itself.
+    const float shifted = std::bit_cast<float>(magnitude) + 0x1p14f;
+    return uint8_t(sign | (std::bit_cast<uint32_t>(shifted) - 0x46800000u));
+  }
+  const uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
+  return uint8_t(sign | ((rounded - (120u << 23)) >> 20));
+}
+
 }  // namespace convoke

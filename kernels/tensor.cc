@@ -14,6 +14,8 @@ size_t dtype_size(DType dtype) {
       return 8;
     case DType::kBool:
       return 1;
+    case DType::kFloat8E4M3:
+      return 1;
   }
   return 0;
 }
@@ -30,6 +32,8 @@ std::string_view dtype_name(DType dtype) {
       return "int64";
     case DType::kBool:
       return "bool";
+    case DType::kFloat8E4M3:
+      return "float8_e4m3";
   }
   return "?";
 }

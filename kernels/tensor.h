@@ -8,7 +8,10 @@
 
 namespace convoke {
 
-enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kInt64, kBool };
+/// kFloat8E4M3: 1 sign, 4 exponent (bias 7) and 3 mantissa bits, no infinities, NaN is 0x7f and
+/// 0xff, the largest number 448 (OCP 8-bit Floating Point Specification, E4M3; PyTorch's
+/// float8_e4m3fn).
+enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kInt64, kBool, kFloat8E4M3 };
 
 size_t dtype_size(DType dtype);            ///< Bytes per element.
 std::string_view dtype_name(DType dtype);  ///< "float32", "bfloat16", ...

@@ -19,6 +19,8 @@ torch::Dtype torch_dtype(DType dtype) {
       return torch::kInt64;
     case DType::kBool:
       return torch::kBool;
+    case DType::kFloat8E4M3:
+      return torch::kFloat8_e4m3fn;
   }
   return torch::kFloat32;
 }

@@ -20,11 +20,12 @@ struct DTypeName {
   std::string_view name;
   DType dtype;
 };
-constexpr std::array<DTypeName, 5> kDTypes = {{{"F32", DType::kFloat32},
+constexpr std::array<DTypeName, 6> kDTypes = {{{"F32", DType::kFloat32},
                                                {"BF16", DType::kBFloat16},
                                                {"F16", DType::kFloat16},
                                                {"I64", DType::kInt64},
-                                               {"BOOL", DType::kBool}}};
+                                               {"BOOL", DType::kBool},
+                                               {"F8_E4M3", DType::kFloat8E4M3}}};
 
 /// A tensor name for a message: names come from the file and may be huge.
 std::string told(const std::string& name) {
@@ -130,8 +131,10 @@ class Parser {
         return true;
       }
     }
-    problem("tensor {}: dtype {} is not supported (supported: F32, BF16, F16, I64, BOOL)",
-            told(entry.name), shown(dtype));
+    problem(
+        "tensor {}: dtype {} is not supported (supported: F32, BF16, F16, I64, BOOL, "
+        "F8_E4M3)",
+        told(entry.name), shown(dtype));
     return false;
   }
 

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 namespace convoke {
 namespace {
@@ -73,6 +75,51 @@ TEST(DtypeConvert, Float16RoundsToNearestEven) {
     ASSERT_EQ(float_to_fp16(std::nextafter(halfway, 0.0f)), low);
     ASSERT_EQ(float_to_fp16(std::nextafter(halfway, INFINITY)), low + 1);
   }
+}
+
+nlohmann::json golden_float8() {
+  std::ifstream file(CONVOKE_SOURCE_DIR "/tests/golden/float8.json");
+  return nlohmann::json::parse(file);
+}
+
+TEST(DtypeConvert, EveryFloat8HasTheValueThatPyTorchGivesIt) {
+  const nlohmann::json golden = golden_float8().at("values");
+  ASSERT_EQ(golden.size(), 256u);
+  int nans = 0;
+  for (uint32_t bits = 0; bits < 256; ++bits) {
+    const float value = e4m3_to_float(uint8_t(bits));
+    if (golden[bits].is_null()) {
+      ++nans;
+      EXPECT_TRUE(std::isnan(value)) << bits;
+      EXPECT_TRUE(std::isnan(bf16_to_float(e4m3_to_bf16(uint8_t(bits))))) << bits;
+      EXPECT_EQ(float_to_e4m3(value), bits);
+    } else {
+      EXPECT_EQ(value, golden[bits].get<float>()) << bits;
+      EXPECT_EQ(std::signbit(value), bits >= 128) << bits;
+      EXPECT_EQ(bf16_to_float(e4m3_to_bf16(uint8_t(bits))), value) << bits;
+      EXPECT_EQ(float_to_e4m3(value), bits);
+    }
+  }
+  EXPECT_EQ(nans, 2);
+}
+
+TEST(DtypeConvert, Float8RoundsAsPyTorchDoes) {
+  const nlohmann::json rounded = golden_float8().at("rounded");
+  ASSERT_GT(rounded.size(), 600u);
+  for (const auto& pair : rounded) {
+    const float value = std::bit_cast<float>(pair[0].get<uint32_t>());
+    EXPECT_EQ(float_to_e4m3(value), pair[1].get<uint32_t>()) << value;
+    EXPECT_EQ(float_to_e4m3(-value), pair[1].get<uint32_t>() + 128) << value;
+  }
+}
+
+TEST(DtypeConvert, Float8EndsAt448) {
+  for (const float value : {448.0f, 463.9f, 464.0f, 465.0f, 480.0f, 1e30f, INFINITY}) {
+    EXPECT_EQ(float_to_e4m3(value), 0x7e) << value;
+    EXPECT_EQ(float_to_e4m3(-value), 0xfe) << value;
+  }
+  EXPECT_EQ(float_to_e4m3(std::bit_cast<float>(0x7f800001u)), 0x7f);
+  EXPECT_EQ(float_to_e4m3(std::bit_cast<float>(0xffc00000u)), 0xff);
 }
 
 }  // namespace

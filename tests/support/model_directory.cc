@@ -50,6 +50,7 @@ std::string safetensors_bytes(const std::vector<TensorInfo>& tensors) {
     if (info.dtype == DType::kFloat16) dtype = "F16";
     if (info.dtype == DType::kInt64) dtype = "I64";
     if (info.dtype == DType::kBool) dtype = "BOOL";
+    if (info.dtype == DType::kFloat8E4M3) dtype = "F8_E4M3";
     header[info.name] = {{"dtype", dtype},
                          {"shape", info.shape},
                          {"data_offsets", {data.size(), data.size() + bytes}}};
