@@ -20,7 +20,8 @@
 //    read in a way that reaches an output, even if it holds NaN.
 //
 // Activations between kernels: the residual stream and matrix-product outputs are float32; inputs
-// of matrix products are in activation_dtype() (bfloat16 with bfloat16 weights, else float32).
+// of matrix products are in activation_dtype() (bfloat16 with weights of bfloat16 or 8 bits, else
+// float32).
 #pragma once
 
 #include <array>
@@ -76,7 +77,8 @@ class PackedMatrix {
 struct MatrixSource {
   /// Stacked along the outputs: each [outputs_i, inputs], in any float dtype, rows maybe strided.
   std::vector<TensorView> parts;
-  /// Storage dtype of the packed weights: kBFloat16 or kFloat32, on GPUs also kFloat16.
+  /// Storage dtype of the packed weights: kBFloat16, kFloat32 or kFloat8E4M3, on GPUs also
+  /// kFloat16.
   DType dtype = DType::kBFloat16;
   /// Reduction groups: the inputs are cut into this many equal contiguous ranges (inputs must be
   /// divisible), each is summed on its own, and the partial sums are added as a balanced binary
@@ -86,6 +88,13 @@ struct MatrixSource {
   /// The parts are two of equal shape, a gate and what it lets through: the product is that of
   /// silu_mul, silu(x * gate) * (x * up), and has the outputs of one of them.
   bool gated = false;
+  /// Of kFloat8E4M3, whose products are y[r][n] = tree over groups of (scale[n] * sum_k x[r][k] *
+  /// w[n][k]), with x in bfloat16 and the sums of a group those of bfloat16 weights: the scales of
+  /// the stacked outputs. Parts are then kFloat8E4M3 themselves. Without scales, parts are of other
+  /// float dtypes and rounded to nearest, with scales chosen so that an output's largest weight
+  /// becomes 448; this is no longer the product of what was given, and a slice of the inputs may
+  /// get other scales than the whole.
+  std::span<const float> scales = {};
 };
 
 /// y = x * W, plus bias. What may be fused before and after it gives the bits of the kernels that

@@ -12,22 +12,24 @@ namespace convoke::cpu {
 namespace {
 
 MatmulKernel select_kernel(Isa isa, DType dtype) {
-  const bool bf16 = dtype == DType::kBFloat16;
+  const auto choose = [dtype](MatmulKernel bf16, MatmulKernel e4m3, MatmulKernel f32) {
+    return dtype == DType::kBFloat16 ? bf16 : dtype == DType::kFloat8E4M3 ? e4m3 : f32;
+  };
 #if defined(__x86_64__)
   switch (isa) {
     case Isa::kPortable:
       break;
     case Isa::kAvx2:
-      return bf16 ? avx2_bf16_kernel() : avx2_f32_kernel();
+      return choose(avx2_bf16_kernel(), avx2_e4m3_kernel(), avx2_f32_kernel());
     case Isa::kAvx512Bf16:
-      return bf16 ? avx512_bf16_kernel() : avx512_f32_kernel();
+      return choose(avx512_bf16_kernel(), avx512_e4m3_kernel(), avx512_f32_kernel());
     case Isa::kAmxBf16:
-      return bf16 ? amx_bf16_kernel() : avx512_f32_kernel();
+      return choose(amx_bf16_kernel(), amx_e4m3_kernel(), avx512_f32_kernel());
   }
 #else
   CONVOKE_CHECK(isa == Isa::kPortable);
 #endif
-  return bf16 ? portable_bf16_kernel() : portable_f32_kernel();
+  return choose(portable_bf16_kernel(), portable_e4m3_kernel(), portable_f32_kernel());
 }
 
 int64_t divide_up(int64_t value, int64_t unit) {
@@ -57,7 +59,7 @@ Grid choose_grid(int threads, int64_t panels, int row_units) {
 
 /// Whole cache lines, of an odd number: rows a multiple of 4 KB apart would evict each other.
 int64_t spread_row_bytes(const PackedLayout& layout) {
-  return (divide_up(layout.inputs * int64_t(dtype_size(layout.dtype)), 64) | 1) * 64;
+  return (divide_up(layout.inputs * int64_t(dtype_size(layout.activation())), 64) | 1) * 64;
 }
 
 /// One call's rows, at most MatmulScratch::kRows of them at a time.
@@ -71,7 +73,7 @@ class Product {
         layout_(matrix_.layout()),
         kernel_(select_kernel(isa, layout_.dtype)),
         elementwise_(elementwise_kernels_for(isa)),
-        element_bytes_(int64_t(dtype_size(layout_.dtype))),
+        element_bytes_(int64_t(dtype_size(layout_.activation()))),
         row_bytes_(args.norm_weight == nullptr ? args.x.row_stride * element_bytes_
                                                : spread_row_bytes(layout_)),
         group_units_(divide_up(layout_.group_inputs, kernel_.unit_inputs)) {}
@@ -125,8 +127,8 @@ class Product {
       fetch_lines(ahead, kLinesPerRow);
       const float* const x = args_.x.row<float>(first_row + r);
       const float factor = elementwise_.inverse_rms(x, layout_.inputs, args_.norm_epsilon);
-      elementwise_.scale(x, factor, args_.norm_weight, normed + r * row_bytes_, layout_.dtype,
-                         layout_.inputs);
+      elementwise_.scale(x, factor, args_.norm_weight, normed + r * row_bytes_,
+                         layout_.activation(), layout_.inputs);
     }
     if (!few) stream_.barrier();
     return normed;
@@ -192,6 +194,7 @@ class Product {
     job.panels = layout_.panels;
     job.panel_bytes = layout_.panel_bytes;
     job.group_bytes = layout_.group_bytes;
+    job.scales = matrix_.scales();
     job.groups = layout_.groups;
     job.group_units = group_units_;
     job.y_stride = args_.y.row_stride;
@@ -225,6 +228,7 @@ class Product {
 
     const PanelRange panels = panel_share(job.panels, panel_part, grid.panel_parts, together);
     job.weights += panels.begin * job.panel_bytes;
+    if (job.scales != nullptr) job.scales += panels.begin * kPanelOutputs;
     job.panels = panels.end - panels.begin;
     const int64_t first_output = panels.begin / together * kPanelOutputs;
     if (job.bias != nullptr) job.bias += first_output;
@@ -316,7 +320,7 @@ void MatmulScratch::reserve(const PackedLayout& layout) {
   }
   // bfloat16 rows are padded as the weights are; float32 rows are as long as they are.
   const int64_t row_bytes =
-      layout.padded_inputs * layout.groups * int64_t(dtype_size(layout.dtype));
+      layout.padded_inputs * layout.groups * int64_t(dtype_size(layout.activation()));
   const size_t bytes = size_t(row_bytes * (kRows + kSpareRows));
   if (!rows_ || rows_->bytes() < bytes) rows_ = allocate_buffer(bytes);
   const size_t normed_bytes = size_t(spread_row_bytes(layout)) * kRows;
@@ -343,8 +347,10 @@ std::byte* MatmulScratch::few_normed(int thread) const {
 void matmul(CpuStream& stream, Isa isa, const MatmulScratch& scratch, const MatmulArgs& args) {
   CONVOKE_CHECK(args.weights != nullptr);
   const PackedLayout& layout = static_cast<const CpuPackedMatrix&>(*args.weights).layout();
-  CONVOKE_CHECK(args.x.dtype == (args.norm_weight == nullptr ? layout.dtype : DType::kFloat32));
-  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 || (layout.gated && args.y.dtype == layout.dtype));
+  CONVOKE_CHECK(args.x.dtype ==
+                (args.norm_weight == nullptr ? layout.activation() : DType::kFloat32));
+  CONVOKE_CHECK(args.y.dtype == DType::kFloat32 ||
+                (layout.gated && args.y.dtype == layout.activation()));
   CONVOKE_CHECK(!(layout.gated && args.accumulate));
   CONVOKE_CHECK_EQ(args.x.cols, args.weights->inputs());
   CONVOKE_CHECK_EQ(args.y.cols, args.weights->outputs());

@@ -6,7 +6,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "kernels/cpu/matmul_skeleton.h"
+#include "kernels/cpu/matmul_chunked.h"
 
 namespace convoke::cpu {
 namespace {
@@ -43,6 +43,7 @@ struct alignas(64) TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 struct AmxKernel {
+  static constexpr bool kExpands = false;
   static constexpr bool kTiles = true;
   static constexpr bool kFinishes = false;
   static constexpr int kMaxRows = 32;
@@ -174,11 +175,18 @@ struct AmxKernel {
   }
 };
 
+using Float8Kernel = ChunkedKernel<AmxKernel, 8, 4096>;
+
 }  // namespace
 
 MatmulKernel amx_bf16_kernel() {
   return {
       .run = AmxKernel::run, .unit_inputs = 32, .max_rows = 32, .block_rows = 32, .tiles = true};
+}
+
+MatmulKernel amx_e4m3_kernel() {
+  return {
+      .run = Float8Kernel::run, .unit_inputs = 32, .max_rows = 32, .block_rows = 32, .tiles = true};
 }
 
 }  // namespace convoke::cpu

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "kernels/cpu/matmul_skeleton.h"
+#include "kernels/cpu/matmul_chunked.h"
 
 namespace convoke::cpu {
 namespace {
@@ -58,6 +58,7 @@ struct FloatWord {
 
 template <class Word>
 struct Avx2Kernel {
+  static constexpr bool kExpands = false;
   static constexpr bool kTiles = false;
   static constexpr bool kFinishes = false;
   static constexpr int kMaxRows = 4;
@@ -122,10 +123,16 @@ struct Avx2Kernel {
   }
 };
 
+using Float8Kernel = ChunkedKernel<Avx2Kernel<PairWord>, 64, 2048>;
+
 }  // namespace
 
 MatmulKernel avx2_bf16_kernel() {
   return {.run = Avx2Kernel<PairWord>::run, .unit_inputs = 2, .max_rows = 4, .block_rows = 4};
+}
+
+MatmulKernel avx2_e4m3_kernel() {
+  return {.run = Float8Kernel::run, .unit_inputs = 2, .max_rows = 4, .block_rows = 4};
 }
 
 MatmulKernel avx2_f32_kernel() {

@@ -8,7 +8,9 @@
 namespace convoke::cpu {
 namespace {
 
+/// What a line of 64 bytes of weights holds: kUnits units of a panel.
 struct PairWord {
+  static constexpr int kUnits = 1;
   using Weights = __m512bh;
   static Weights load(const std::byte* line) {
     return reinterpret_cast<Weights>(_mm512_loadu_si512(line));
@@ -21,6 +23,7 @@ struct PairWord {
 };
 
 struct FloatWord {
+  static constexpr int kUnits = 1;
   using Weights = __m512;
   static Weights load(const std::byte* line) { return _mm512_loadu_ps(line); }
   static __m512 multiply_add(__m512 sum, const std::byte* x, Weights weights) {
@@ -30,13 +33,27 @@ struct FloatWord {
   }
 };
 
+struct Float8Line {
+  static constexpr int kUnits = 2;
+  struct Weights {
+    __m512bh first, second;
+  };
+  static Weights load(const std::byte* line) {
+    const ExpandedLine pairs = expand_line(_mm512_loadu_si512(line));
+    return {reinterpret_cast<__m512bh>(pairs.first), reinterpret_cast<__m512bh>(pairs.second)};
+  }
+};
+
 template <class Word>
 struct Avx512Kernel {
+  using Plain = Avx512Kernel<PairWord>;  // of float8 weights
+
+  static constexpr bool kExpands = Word::kUnits == 2;
   static constexpr bool kTiles = false;
   static constexpr bool kFinishes = true;
   static constexpr int kMaxRows = 24;
   static constexpr int kStreamRows = 3 * kMaxRows;
-  static constexpr int64_t kUnitBytes = 64;
+  static constexpr int64_t kUnitBytes = 64 / Word::kUnits;
   static constexpr int64_t kBlockUnits = 512;
   // Far ahead and into the second cache: the first one has too few misses in flight to stream from
   // memory (on a Zen 4, 1 to 4 rows: 52 to 67 GB/s with 2 KB into the first, 87 to 111 with this).
@@ -53,6 +70,35 @@ struct Avx512Kernel {
   static void begin(int) {}
   static void end() {}
 
+  /// One line of each panel, from unit u on: all of its units, or the first one alone.
+  template <int R, int P, bool InPlace, bool Whole>
+  [[gnu::always_inline]] static void line_step(const TileArgs& args, int64_t u, int64_t ahead,
+                                               __m512 (&sums)[P][R]) {
+    const std::byte* lines = args.weights + u * kUnitBytes;
+    const std::byte* x = args.x + (InPlace ? 4 * u : 4 * u * R);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      const std::byte* line = lines + p * args.panel_bytes;
+      if (args.stream_left != 0) {
+        _mm_prefetch(reinterpret_cast<const char*>(line + ahead), _MM_HINT_T1);
+      }
+      const typename Word::Weights weights = Word::load(line);
+#pragma GCC unroll 24
+      for (int r = 0; r < R; ++r) {
+        const std::byte* word = x + (InPlace ? r * args.x_row_bytes : 4 * r);
+        if constexpr (Word::kUnits == 1) {
+          sums[p][r] = Word::multiply_add(sums[p][r], word, weights);
+        } else {
+          sums[p][r] = PairWord::multiply_add(sums[p][r], word, weights.first);
+          word += InPlace ? 4 : 4 * R;
+          if constexpr (Whole) {
+            sums[p][r] = PairWord::multiply_add(sums[p][r], word, weights.second);
+          }
+        }
+      }
+    }
+  }
+
   /// InPlace: words lie row by row, args.x_row_bytes apart; else unit by unit.
   template <int R, int P, bool InPlace>
   static void fixed_tile(const TileArgs& args) {
@@ -67,23 +113,12 @@ struct Avx512Kernel {
     }
     if (args.y != nullptr) fetch_y<R, P>(args);
     const Prefetch prefetch(args, P, kUnitBytes);
-    for (int64_t u = 0; u < args.units; ++u) {
-      const std::byte* lines = args.weights + u * kUnitBytes;
-      const std::byte* x = args.x + (InPlace ? 4 * u : 4 * u * R);
-      const int64_t ahead = prefetch.at(u);
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        const std::byte* line = lines + p * args.panel_bytes;
-        if (args.stream_left != 0) {
-          _mm_prefetch(reinterpret_cast<const char*>(line + ahead), _MM_HINT_T1);
-        }
-        const typename Word::Weights weights = Word::load(line);
-#pragma GCC unroll 24
-        for (int r = 0; r < R; ++r) {
-          const std::byte* word = x + (InPlace ? r * args.x_row_bytes : 4 * r);
-          sums[p][r] = Word::multiply_add(sums[p][r], word, weights);
-        }
-      }
+    int64_t u = 0;
+    for (; u + Word::kUnits <= args.units; u += Word::kUnits) {
+      line_step<R, P, InPlace, true>(args, u, prefetch.at(u), sums);
+    }
+    if constexpr (Word::kUnits > 1) {
+      if (u < args.units) line_step<R, P, InPlace, false>(args, u, prefetch.at(u), sums);
     }
     finish<R, P>(args, sums);
   }
@@ -101,6 +136,14 @@ struct Avx512Kernel {
 
   template <int R, int P>
   [[gnu::always_inline]] static inline void finish(const TileArgs& args, __m512 (&sums)[P][R]) {
+    if (args.scales != nullptr) {
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        const __m512 scales = _mm512_loadu_ps(args.scales + 16 * p);
+#pragma GCC unroll 24
+        for (int r = 0; r < R; ++r) sums[p][r] = _mm512_mul_ps(sums[p][r], scales);
+      }
+    }
     const float* left = args.left;
     for (int i = 0; i < args.lefts; ++i, left -= args.left_step) {
 #pragma GCC unroll 4
@@ -185,6 +228,10 @@ MatmulKernel kernel_of(int unit_inputs) {
 
 MatmulKernel avx512_bf16_kernel() {
   return kernel_of<PairWord>(2);
+}
+
+MatmulKernel avx512_e4m3_kernel() {
+  return kernel_of<Float8Line>(2);
 }
 
 MatmulKernel avx512_f32_kernel() {

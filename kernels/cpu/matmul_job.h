@@ -17,7 +17,8 @@ struct alignas(128) PanelQueue {
 };
 
 /// A *unit* of inputs is what one multiply-add instruction of a kernel consumes: 32 inputs for AMX
-/// tiles, a pair of bfloat16 (4 bytes), or one float32 (4 bytes).
+/// tiles, a pair of bfloat16 (4 bytes), or one float32 (4 bytes). Units of float8 weights are those
+/// of bfloat16 ones.
 ///
 /// Rows are worked on in *row units* of `unit_rows` rows, the last one maybe smaller.
 struct MatmulJob {
@@ -38,6 +39,7 @@ struct MatmulJob {
   int64_t panels = 0;
   int64_t panel_bytes = 0;
   int64_t group_bytes = 0;
+  const float* scales = nullptr;  ///< [panels][16] of float8 weights, from the first panel on
   int groups = 1;
   int64_t group_units = 0;  ///< units of inputs per group, padding included where it is read
 
@@ -75,10 +77,13 @@ inline constexpr int64_t kLevelFloats = int64_t(kBlockRows) * kBlockPanels * 16;
 /// group's number, and one more. There is a stack of levels for a block and one for a tile.
 inline constexpr int kMaxLevels = 32;
 inline constexpr int64_t kTileLevelFloats = int64_t(16) * 256;  ///< rows * panels <= 256
+/// Long products with float8 weights: up to four panels of a piece of the inputs as bfloat16.
+inline constexpr int64_t kExpandedPanelBytes = int64_t(512 + 32) * 64;
+inline constexpr int64_t kExpandedFloats = 4 * kExpandedPanelBytes / 4;
 inline constexpr int64_t scratch_floats(int groups) {
   int levels = 2;
   while ((groups >>= 1) != 0) ++levels;
-  return kMaxLevels * kTileLevelFloats + levels * kLevelFloats;
+  return kExpandedFloats + kMaxLevels * kTileLevelFloats + levels * kLevelFloats;
 }
 
 struct MatmulKernel {
@@ -96,12 +101,16 @@ struct MatmulKernel {
 
 MatmulKernel portable_bf16_kernel();
 MatmulKernel portable_f32_kernel();
+MatmulKernel portable_e4m3_kernel();
 #if defined(__x86_64__)
 MatmulKernel avx2_bf16_kernel();
 MatmulKernel avx2_f32_kernel();
+MatmulKernel avx2_e4m3_kernel();
 MatmulKernel avx512_bf16_kernel();
 MatmulKernel avx512_f32_kernel();
+MatmulKernel avx512_e4m3_kernel();
 MatmulKernel amx_bf16_kernel();
+MatmulKernel amx_e4m3_kernel();
 #endif
 
 }  // namespace convoke::cpu

@@ -2,7 +2,7 @@
 // vector unit the compiler finds.
 #include <cstring>
 
-#include "kernels/cpu/matmul_skeleton.h"
+#include "kernels/cpu/matmul_chunked.h"
 #include "kernels/dtype_convert.h"
 
 namespace convoke::cpu {
@@ -35,6 +35,7 @@ struct FloatWord {
 
 template <class Word>
 struct PortableKernel {
+  static constexpr bool kExpands = false;
   static constexpr bool kTiles = false;
   static constexpr bool kFinishes = false;
   static constexpr int64_t kPrefetchBytes = 0;
@@ -68,10 +69,16 @@ struct PortableKernel {
   static void run(const MatmulJob& job) { MatmulLoops<PortableKernel>(job).run(); }
 };
 
+using Float8Kernel = ChunkedKernel<PortableKernel<PairWord>, 64, 0>;
+
 }  // namespace
 
 MatmulKernel portable_bf16_kernel() {
   return {.run = PortableKernel<PairWord>::run, .unit_inputs = 2, .max_rows = 4, .block_rows = 4};
+}
+
+MatmulKernel portable_e4m3_kernel() {
+  return {.run = Float8Kernel::run, .unit_inputs = 2, .max_rows = 4, .block_rows = 4};
 }
 
 MatmulKernel portable_f32_kernel() {

@@ -5,68 +5,21 @@
 // inputs in ascending order within a group; groups as a balanced binary tree. What varies with the
 // number of rows is only which rows and panels are worked on together, and whether an accumulator
 // rests in memory between two blocks of inputs.
+//
+// Kernels of float8 weights (kExpands) sum what kernels of bfloat16 weights (Kernel::Plain) sum, of
+// the same values in the same order. A group's sum is multiplied by the outputs' scales before it
+// goes into the tree, so that ranks that hold parts of the tree add up the same numbers.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/expand_e4m3.h"
 #include "kernels/cpu/matmul_job.h"
+#include "kernels/cpu/matmul_tile.h"
 
 namespace convoke::cpu {
 namespace {
-
-/// One tile of sums: `rows` rows times `panels` panels over `units` units of inputs.
-struct TileArgs {
-  const std::byte* x = nullptr;
-  int64_t x_row_bytes = 0;                     ///< AMX, and in place
-  int64_t x_tile_bytes = 0, x_step_bytes = 0;  ///< AMX
-  const std::byte* weights = nullptr;
-  int64_t panel_bytes = 0;
-  int64_t units = 0;
-  float* sums = nullptr;  ///< [panel][row: sums_panel_floats / 16][16]
-  int64_t sums_panel_floats = 0;
-  bool resume = false;  ///< sums go on from what is there, else from zero
-
-  // Kernels that finish: what becomes of the sums while they are in registers. Partial sums that
-  // wait are added to their left, first the one at `left`, then those before it; the result goes to
-  // y if that is set (accumulated, then the bias), else to `target`.
-  const float* left = nullptr;  ///< laid out as sums
-  int64_t left_step = 0;        ///< floats from one to the one before it
-  int lefts = 0;
-  float* target = nullptr;      ///< laid out as sums
-  const float* bias = nullptr;  ///< of the first column of y, or null
-  bool accumulate = false;
-
-  /// When streaming: bytes from `weights` to the end of its panel. The kernel prefetches ahead of
-  /// itself, and from there on in the panels that come after those of this tile. 0: no prefetch.
-  int64_t stream_left = 0;
-  /// Not AMX: how far ahead, as whole panels of each stream and bytes in one of them.
-  int64_t fetch_panels = 0, fetch_bytes = 0;
-
-  // AMX in blocks: what the tile fetches by the way for those that follow, a few lines per unit.
-  const std::byte* next_weights = nullptr;
-  int next_weights_lines = 0;
-  const std::byte* next_x = nullptr;  ///< same row unit, next piece of inputs
-  int64_t next_x_line = 0;            ///< to begin with, in lines of 32 to a unit
-  int next_x_lines = 0;
-
-  float* y = nullptr;  ///< AMX: to be written after this tile
-  int64_t y_stride = 0;
-};
-
-/// Where a kernel that streams P panels at once prefetches: so many bytes ahead of itself in the
-/// panels that it is in or that follow, `crossing` units from the tile's beginning on in the next
-/// ones.
-struct Prefetch {
-  int64_t near = 0, far = 0, crossing = 0;
-
-  Prefetch(const TileArgs& args, int panels, int64_t unit_bytes)
-      : near(args.fetch_panels * panels * args.panel_bytes + args.fetch_bytes),
-        far(near + (panels - 1) * args.panel_bytes),
-        crossing((args.stream_left - args.fetch_bytes) / unit_bytes) {}
-
-  int64_t at(int64_t unit) const { return unit < crossing ? near : far; }
-};
 
 template <class Kernel>
 class MatmulLoops {
@@ -75,7 +28,7 @@ class MatmulLoops {
       : job_(job),
         queues_(job.queues == nullptr ? &lone_queue_ : job.queues),
         row_units_((job.rows + job.unit_rows - 1) / job.unit_rows) {
-    if constexpr (!Kernel::kTiles) {
+    if constexpr (requires { Kernel::kPrefetchBytes; }) {
       fetch_panels_ = Kernel::kPrefetchBytes / job.panel_bytes;
       fetch_bytes_ = Kernel::kPrefetchBytes % job.panel_bytes;
     }
@@ -147,6 +100,18 @@ class MatmulLoops {
     args.fetch_bytes = fetch_bytes_;
   }
 
+  const float* scales_of(int64_t panel) const {
+    return job_.scales == nullptr ? nullptr : job_.scales + panel * 16;
+  }
+
+  /// A tile of group `group`, counted from the first that expand() has taken, if it has.
+  void run_tile(const TileArgs& args, int rows, int panels, int group) const {
+    if constexpr (Kernel::kExpands) {
+      if (expanded_ != nullptr) return Kernel::Plain::tile(expanded(args, group), rows, panels);
+    }
+    Kernel::tile(args, rows, panels);
+  }
+
   /// All groups of a tile. False: the sums are at `sums`, and y is not written.
   bool all_groups(int row_unit, int64_t panel, int panels, float* sums, int64_t sums_panel_floats,
                   bool streaming) {
@@ -171,13 +136,14 @@ class MatmulLoops {
       args.left = local(depth - 1);
       args.left_step = kTileLevelFloats;
       args.target = local(depth - args.lefts);
+      args.scales = scales_of(panel);
       if (g + 1 == job_.groups) {
         args.target = sums;
         write_to_y(args, row_unit, panel, panels);
         written = args.y != nullptr;
       }
       if (streaming) stream_ahead(args, g);
-      Kernel::tile(args, rows_of(row_unit), panels);
+      run_tile(args, rows_of(row_unit), panels, g);
     }
     return written;
   }
@@ -195,7 +161,10 @@ class MatmulLoops {
         args.sums = count == 1 ? sums : local(i);
         args.sums_panel_floats = sums_panel_floats;
         if (streaming) stream_ahead(args, first + g + i);
-        Kernel::tile(args, rows, panels);
+        run_tile(args, rows, panels, g + i);
+        if constexpr (Kernel::kExpands) {
+          scale(panel, panels, rows, args.sums, sums_panel_floats);
+        }
       }
       if (count == 1) return;
       // The subtree goes up the binary digits of its number, as far as they are ones.
@@ -211,6 +180,17 @@ class MatmulLoops {
           add_into(left + p * sums_panel_floats,
                    local(kMaxTogether + depth) + p * sums_panel_floats, int64_t(rows) * 16);
         }
+      }
+    }
+  }
+
+  /// Sums of a group of float8 weights, times the outputs' scales; of kernels that do not finish.
+  void scale(int64_t panel, int panels, int rows, float* sums, int64_t sums_panel_floats) const {
+    for (int p = 0; p < panels; ++p) {
+      const float* const scales = job_.scales + (panel + p) * 16;
+      float* row = sums + p * sums_panel_floats;
+      for (int r = 0; r < rows; ++r, row += 16) {
+        for (int i = 0; i < 16; ++i) row[i] *= scales[i];
       }
     }
   }
@@ -374,7 +354,9 @@ class MatmulLoops {
   /// Groups that make one piece: a power of two, so that their tree is a subtree.
   int groups_together() const {
     if constexpr (Kernel::kFinishes) {
-      return job_.groups * job_.group_units <= Kernel::kBlockUnits ? job_.groups : 1;
+      // Expanded groups take whole lines of float8 weights.
+      const int64_t units = Kernel::kExpands ? (job_.group_units + 1) / 2 * 2 : job_.group_units;
+      return job_.groups * units <= Kernel::kBlockUnits ? job_.groups : 1;
     }
     int together = 1;
     while (together < job_.groups && together < kMaxTogether &&
@@ -402,6 +384,11 @@ class MatmulLoops {
   /// first cache, and inputs and sums in the second.
   void blocks() {
     together_ = groups_together();
+    if constexpr (Kernel::kExpands) {
+      const int64_t units = together_ > 1 ? job_.group_units : Kernel::kBlockUnits;
+      expanded_group_bytes_ = (units * Kernel::kUnitBytes + 63) / 64 * 128;
+      expanded_ = reinterpret_cast<std::byte*>(level(0)) - 4 * kExpandedFloats;
+    }
     const int block_units = Kernel::kRowsOfBlock / job_.unit_rows;
     for (int begin = 0; begin < row_units_; begin += block_units) {
       const int end = begin + block_units < row_units_ ? begin + block_units : row_units_;
@@ -422,6 +409,7 @@ class MatmulLoops {
     for (int64_t p = 0; p < panels; p += at_once) {
       const int64_t panel = first_panel + p;
       const int count = panels - p < at_once ? int(panels - p) : at_once;
+      if constexpr (Kernel::kExpands) expand(panel, count, inputs);
       for (int u = begin; u < end; ++u, place += at_once * panel_floats) {
         const int rows = rows_of(u);
         if (rows != job_.unit_rows) Kernel::begin(rows);
@@ -445,12 +433,16 @@ class MatmulLoops {
           }
           if constexpr (Kernel::kFinishes) {
             args.target = sums;
-            if (inputs.ends_group) plan_climb(args, inputs.group, place);
+            if (inputs.ends_group) {
+              args.scales = scales_of(panel);
+              plan_climb(args, inputs.group, place);
+            }
             if (final) write_to_y(args, u, panel, count);
             written = args.y != nullptr;
           }
-          Kernel::tile(args, rows, count);
+          run_tile(args, rows, count, 0);
           if (!Kernel::kFinishes && inputs.ends_group) {
+            if constexpr (Kernel::kExpands) scale(panel, count, rows, sums, panel_floats);
             climb(inputs.group, place, rows, count, panel_floats);
           }
         }
@@ -464,6 +456,26 @@ class MatmulLoops {
         }
       }
     }
+  }
+
+  /// Panels of a piece of the inputs as bfloat16: expanded once for all rows of the block.
+  void expand(int64_t panel, int panels, const Piece& piece) {
+    const int groups = together_ > 1 ? together_ : 1;
+    const int64_t lines = (piece.units * Kernel::kUnitBytes + 63) / 64;
+    for (int p = 0; p < panels; ++p) {
+      for (int g = 0; g < groups; ++g) {
+        expand_lines(job_.weights + (panel + p) * job_.panel_bytes +
+                         (piece.group + g) * job_.group_bytes + piece.unit * Kernel::kUnitBytes,
+                     lines, expanded_ + p * kExpandedPanelBytes + g * expanded_group_bytes_);
+      }
+    }
+  }
+
+  /// The tile with its weights where expand() has put them; `group` counts from the piece's first.
+  TileArgs expanded(TileArgs args, int group) const {
+    args.weights = expanded_ + group * expanded_group_bytes_;
+    args.panel_bytes = kExpandedPanelBytes;
+    return args;
   }
 
   /// Partial sums that wait when a group (or subtree of groups) begins: its number's binary ones.
@@ -527,7 +539,7 @@ class MatmulLoops {
 
   float* local(int index) const { return job_.scratch + index * kTileLevelFloats; }
   float* level(int depth) const {
-    return job_.scratch + kMaxLevels * kTileLevelFloats + depth * kLevelFloats;
+    return job_.scratch + kMaxLevels * kTileLevelFloats + kExpandedFloats + depth * kLevelFloats;
   }
 
   static constexpr int kMaxTogether = 8;
@@ -538,6 +550,8 @@ class MatmulLoops {
   const int row_units_;
   int64_t fetch_panels_ = 0, fetch_bytes_ = 0;
   int together_ = 1;
+  std::byte* expanded_ = nullptr;  ///< in blocks, of float8 weights
+  int64_t expanded_group_bytes_ = 0;
 };
 
 }  // namespace

@@ -1,7 +1,10 @@
 #include "kernels/cpu/packed_matrix.h"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/check.h"
 #include "kernels/dtype_convert.h"
@@ -21,6 +24,7 @@ int64_t round_up(int64_t value, int64_t unit) {
 struct SourceRow {
   const std::byte* data = nullptr;
   DType dtype = DType::kBFloat16;
+  float scale = 1.0f;  ///< of float8 weights
 };
 
 /// The rows of the stacked parts, visited in ascending order.
@@ -101,9 +105,60 @@ void scatter_words(const std::byte* words, int64_t count, int64_t output, std::b
   for (int64_t i = 0; i < count; ++i) std::memcpy(target + 64 * i, words + 4 * i, 4);
 }
 
+/// codes[0 .. n) = elements [begin, begin + n) of the row, codes[n .. kStepInputs) = 0.
+void read_step(const SourceRow& row, int64_t begin, int64_t n, uint8_t* codes) {
+  std::memset(codes, 0, size_t(kStepInputs));
+  if (row.data == nullptr || std::isnan(row.scale)) return;
+  if (row.dtype == DType::kFloat8E4M3) {
+    std::memcpy(codes, row.data + begin, size_t(n));
+    return;
+  }
+  float values[kStepInputs];
+  read_step(row, begin, n, values);
+  for (int64_t k = 0; k < n; ++k) codes[k] = float_to_e4m3(values[k] / row.scale);
+}
+
+/// Output `output` of a panel: see expand_e4m3.h.
+void scatter_codes(const uint8_t* codes, int64_t output, std::byte* lines) {
+  std::byte* target = lines + output / 4 * 16 + output % 4 * 2;
+  for (int64_t i = 0; i < kStepInputs / 4; ++i) {
+    std::memcpy(target + 64 * i, codes + 4 * i, 2);
+    std::memcpy(target + 64 * i + 8, codes + 4 * i + 2, 2);
+  }
+}
+
+/// The scale of a row, given or chosen. NaN stands for a row with a NaN in it (or, where the scale
+/// is chosen, an infinity): all that its output can be is NaN, and kernels need not know the code.
+float scale_of(const SourceRow& row, int64_t inputs, float given) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  if (row.data == nullptr) return 1.0f;
+  if (row.dtype == DType::kFloat8E4M3) {
+    const auto is_nan = [](std::byte code) { return (uint8_t(code) & 0x7f) == 0x7f; };
+    return std::any_of(row.data, row.data + inputs, is_nan) ? kNan : given;
+  }
+  float largest = 0;
+  for (int64_t k = 0; k < inputs; k += kStepInputs) {
+    const int64_t n = std::min(kStepInputs, inputs - k);
+    float values[kStepInputs];
+    read_step(row, k, n, values);
+    for (int64_t i = 0; i < n; ++i) {
+      if (!std::isfinite(values[i])) return kNan;
+      largest = std::max(largest, std::abs(values[i]));
+    }
+  }
+  const float scale = largest / 448.0f;
+  return scale < std::numeric_limits<float>::min() ? 1.0f : scale;  // a row of (almost) zeros
+}
+
 void pack_step(const SourceRow* rows, const PackedLayout& layout, int64_t begin, int64_t n,
                std::byte* target) {
-  if (layout.dtype == DType::kBFloat16) {
+  if (layout.dtype == DType::kFloat8E4M3) {
+    uint8_t codes[kStepInputs];
+    for (int64_t r = 0; r < kPanelOutputs; ++r) {
+      read_step(rows[r], begin, n, codes);
+      scatter_codes(codes, r, target);
+    }
+  } else if (layout.dtype == DType::kBFloat16) {
     uint16_t values[kStepInputs];
     for (int64_t r = 0; r < kPanelOutputs; ++r) {
       const SourceRow& row = rows[r];
@@ -123,19 +178,32 @@ void pack_step(const SourceRow* rows, const PackedLayout& layout, int64_t begin,
   }
 }
 
+/// The scales of a panel's rows, which begin with `first` of the stacked outputs.
+void pack_scales(const MatrixSource& source, const PackedLayout& layout, int64_t first,
+                 SourceRow* rows, float* target) {
+  for (int64_t r = 0; r < kPanelOutputs; ++r) {
+    const float given =
+        rows[r].data == nullptr || source.scales.empty() ? 1.0f : source.scales[size_t(first + r)];
+    rows[r].scale = target[r] = scale_of(rows[r], layout.inputs, given);
+  }
+}
+
 void pack_panel(const MatrixSource& source, const PackedLayout& layout, int64_t panel,
-                std::byte* target) {
+                std::byte* target, float* scales) {
   SourceRow rows[kPanelOutputs];
+  int64_t first_row = panel * kPanelOutputs;
   if (layout.gated) {
     const TensorView& part = source.parts[size_t(panel % 2)];
+    first_row = panel % 2 * part.rows + panel / 2 * kPanelOutputs;
     for (int64_t r = 0; r < kPanelOutputs; ++r) {
       const int64_t row = panel / 2 * kPanelOutputs + r;
       if (row < part.rows) rows[r] = {part.row<const std::byte>(row), part.dtype};
     }
   } else {
-    StackedRows stack(source, panel * kPanelOutputs);
+    StackedRows stack(source, first_row);
     for (SourceRow& row : rows) row = stack.next();
   }
+  if (scales != nullptr) pack_scales(source, layout, first_row, rows, scales);
   const int64_t step_bytes =
       kStepInputs * kPanelOutputs * int64_t(dtype_size(layout.dtype));  // of a full step
   for (int group = 0; group < layout.groups; ++group) {
@@ -151,23 +219,27 @@ void pack_panel(const MatrixSource& source, const PackedLayout& layout, int64_t 
 
 PackedLayout make_layout(const MatrixSource& source) {
   CONVOKE_CHECK(!source.parts.empty());
-  CONVOKE_CHECK(source.dtype == DType::kBFloat16 || source.dtype == DType::kFloat32);
+  const bool float8 = source.dtype == DType::kFloat8E4M3;
+  CONVOKE_CHECK(source.dtype == DType::kBFloat16 || source.dtype == DType::kFloat32 || float8);
+  CONVOKE_CHECK(float8 || source.scales.empty());
   CONVOKE_CHECK(source.groups >= 1 && std::has_single_bit(unsigned(source.groups)));
   PackedLayout layout;
   layout.dtype = source.dtype;
   layout.inputs = source.parts.front().cols;
   CONVOKE_CHECK_GE(layout.inputs, 1);
   for (const TensorView& part : source.parts) {
-    CONVOKE_CHECK(is_float(part.dtype));
+    CONVOKE_CHECK(part.rows == 0 || (source.scales.empty() ? is_float(part.dtype)
+                                                           : part.dtype == DType::kFloat8E4M3));
     CONVOKE_CHECK_EQ(part.cols, layout.inputs);
     layout.outputs += part.rows;
   }
+  if (!source.scales.empty()) CONVOKE_CHECK_EQ(source.scales.size(), size_t(layout.outputs));
   layout.groups = source.groups;
   CONVOKE_CHECK_EQ(layout.inputs % layout.groups, 0);
   layout.group_inputs = layout.inputs / layout.groups;
-  layout.padded_inputs = layout.dtype == DType::kBFloat16
-                             ? round_up(layout.group_inputs, kStepInputs)
-                             : layout.group_inputs;
+  layout.padded_inputs = layout.dtype == DType::kFloat32
+                             ? layout.group_inputs
+                             : round_up(layout.group_inputs, kStepInputs);
   layout.gated = source.gated;
   if (layout.gated) {
     CONVOKE_CHECK_EQ(source.parts.size(), 2u);
@@ -183,12 +255,13 @@ PackedLayout make_layout(const MatrixSource& source) {
 std::unique_ptr<CpuPackedMatrix> pack_matrix(Team& team, Arena& arena, const MatrixSource& source) {
   const PackedLayout layout = make_layout(source);
   auto matrix = std::make_unique<CpuPackedMatrix>(
-      layout, arena.allocate(size_t(layout.panels * layout.panel_bytes)));
+      layout, arena.allocate(layout.weight_bytes() + layout.scale_bytes()));
   team.run([&](CpuStream& stream) {
     const PanelRange share =
         panel_share(layout.panels, stream.index(), stream.count(), layout.panels_together());
     for (int64_t panel = share.begin; panel < share.end; ++panel) {
-      pack_panel(source, layout, panel, matrix->data() + panel * layout.panel_bytes);
+      pack_panel(source, layout, panel, matrix->data() + panel * layout.panel_bytes,
+                 matrix->scales() == nullptr ? nullptr : matrix->scales() + panel * kPanelOutputs);
     }
   });
   return matrix;

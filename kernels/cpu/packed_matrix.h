@@ -5,7 +5,9 @@
 // interleaved pairs of inputs,
 //   [pair of inputs][16 outputs][2 inputs]        (64 bytes a pair)
 // with each group padded with zeros to a multiple of 32 inputs; float32 weights lie as
-//   [input][16 outputs]                           (64 bytes an input).
+//   [input][16 outputs]                           (64 bytes an input);
+// float8 weights lie as expand_e4m3.h says, padded as bfloat16 ones (32 bytes a pair), and behind
+// all panels there is a float32 scale for each of their outputs.
 // One zmm register, two ymm registers or one row of an AMX tile is one pair (or input) of a panel;
 // 32 inputs of a bfloat16 panel are one whole AMX tile of 1 KB. Every path reads this one layout.
 #pragma once
@@ -16,7 +18,8 @@
 namespace convoke::cpu {
 
 inline constexpr int64_t kPanelOutputs = 16;
-inline constexpr int64_t kStepInputs = 32;  ///< inputs of one AMX step; padding of bfloat16 groups
+inline constexpr int64_t kStepInputs =
+    32;  ///< inputs of one AMX step; padding of bfloat16 and float8 groups
 
 struct PackedLayout {
   DType dtype = DType::kBFloat16;
@@ -32,6 +35,11 @@ struct PackedLayout {
   /// `outputs` counts those of one part.
   bool gated = false;
 
+  DType activation() const { return dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : dtype; }
+  size_t weight_bytes() const { return size_t(panels * panel_bytes); }
+  size_t scale_bytes() const {
+    return dtype == DType::kFloat8E4M3 ? size_t(panels * kPanelOutputs) * sizeof(float) : 0;
+  }
   int64_t panels_together() const { return gated ? 2 : 1; }  ///< that one thread must have
 };
 
@@ -44,11 +52,17 @@ class CpuPackedMatrix final : public PackedMatrix {
 
   int64_t outputs() const override { return layout_.outputs; }
   int64_t inputs() const override { return layout_.inputs; }
-  DType activation_dtype() const override { return layout_.dtype; }
-  size_t bytes() const override { return size_t(layout_.panels * layout_.panel_bytes); }
+  DType activation_dtype() const override { return layout_.activation(); }
+  size_t bytes() const override { return layout_.weight_bytes() + layout_.scale_bytes(); }
 
   const PackedLayout& layout() const { return layout_; }
   std::byte* data() const { return memory_.data; }
+  /// [panels][16] of float8 weights, else null.
+  float* scales() const {
+    return layout_.scale_bytes() == 0
+               ? nullptr
+               : reinterpret_cast<float*>(memory_.data + layout_.weight_bytes());
+  }
 
  private:
   PackedLayout layout_;

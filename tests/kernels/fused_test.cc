@@ -30,7 +30,9 @@ class Fused : public testing::TestWithParam<Path> {
       teams_.push_back(make_cpu_backend({.threads = threads, .isa = GetParam().isa}));
     }
   }
-  DType dtype() const { return GetParam().dtype; }
+  /// Of the packed weights; weights that are stored in 8 bits are rounded when they are packed.
+  DType stored() const { return GetParam().dtype; }
+  DType dtype() const { return stored() == DType::kFloat8E4M3 ? DType::kBFloat16 : stored(); }
   Backend& reference() { return *teams_.front(); }
 
   float normal() { return std::normal_distribution<float>()(random_); }
@@ -53,7 +55,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Path{Isa::kAvx2, DType::kBFloat16}, Path{Isa::kAvx2, DType::kFloat32},
                     Path{Isa::kAvx512Bf16, DType::kBFloat16},
                     Path{Isa::kAvx512Bf16, DType::kFloat32}, Path{Isa::kAmxBf16, DType::kBFloat16},
-                    Path{Isa::kAmxBf16, DType::kFloat32}),
+                    Path{Isa::kAmxBf16, DType::kFloat32}, Path{Isa::kPortable, DType::kFloat8E4M3},
+                    Path{Isa::kAvx2, DType::kFloat8E4M3},
+                    Path{Isa::kAvx512Bf16, DType::kFloat8E4M3},
+                    Path{Isa::kAmxBf16, DType::kFloat8E4M3}),
     path_name);
 
 /// Equal bits in every element, and nothing written beside them.
@@ -96,7 +101,7 @@ TEST_P(Fused, NormBeforeAProduct) {
       fill(x);
       for (const auto& backend : teams_) {
         const auto packed =
-            backend->pack({.parts = {weights.view()}, .dtype = dtype(), .groups = shape.groups});
+            backend->pack({.parts = {weights.view()}, .dtype = stored(), .groups = shape.groups});
         GuardedMatrix y(DType::kFloat32, rows, shape.outputs, 2);
         backend->run([&](Stream& stream) {
           if (backend == teams_.front()) {
@@ -138,7 +143,7 @@ TEST_P(Fused, ProductsThatAccumulate) {
         GuardedMatrix expected(DType::kFloat32, rows, shape.outputs);
         for (const auto& backend : teams_) {
           const auto packed =
-              backend->pack({.parts = {weights.view()}, .dtype = dtype(), .groups = shape.groups});
+              backend->pack({.parts = {weights.view()}, .dtype = stored(), .groups = shape.groups});
           GuardedMatrix y(DType::kFloat32, rows, shape.outputs, 2);
           for (int64_t r = 0; r < rows; ++r) {
             std::copy_n(residual.view().row<float>(r), shape.outputs, y.view().row<float>(r));
@@ -186,7 +191,7 @@ TEST_P(Fused, GatedProducts) {
         GuardedMatrix expected(y_dtype, rows, shape.outputs);
         for (const auto& backend : teams_) {
           MatrixSource source{
-              .parts = {gate.view(), up.view()}, .dtype = dtype(), .groups = shape.groups};
+              .parts = {gate.view(), up.view()}, .dtype = stored(), .groups = shape.groups};
           const auto stacked = backend->pack(source);
           source.gated = true;
           const auto gated = backend->pack(source);
@@ -220,7 +225,7 @@ TEST_P(Fused, LongProductsWithAllOfIt) {
   for (GuardedMatrix* matrix : {&gate, &up, &x}) fill(*matrix);
   const std::vector<float> norm = normals(kInputs);
   for (const auto& backend : teams_) {
-    MatrixSource source{.parts = {gate.view(), up.view()}, .dtype = dtype()};
+    MatrixSource source{.parts = {gate.view(), up.view()}, .dtype = stored()};
     const auto stacked = backend->pack(source);
     source.gated = true;
     const auto gated = backend->pack(source);

@@ -50,6 +50,8 @@ class GuardedMemory {
 inline void store(const TensorView& view, int64_t r, int64_t c, float value) {
   if (view.dtype == DType::kFloat32) {
     std::memcpy(view.row<std::byte>(r) + 4 * c, &value, 4);
+  } else if (view.dtype == DType::kFloat8E4M3) {
+    view.row<uint8_t>(r)[c] = float_to_e4m3(value);
   } else {
     const uint16_t bits =
         view.dtype == DType::kBFloat16 ? float_to_bf16(value) : float_to_fp16(value);
@@ -63,6 +65,7 @@ inline float load(const TensorView& view, int64_t r, int64_t c) {
     std::memcpy(&value, view.row<std::byte>(r) + 4 * c, 4);
     return value;
   }
+  if (view.dtype == DType::kFloat8E4M3) return e4m3_to_float(view.row<uint8_t>(r)[c]);
   uint16_t bits;
   std::memcpy(&bits, view.row<std::byte>(r) + 2 * c, 2);
   return view.dtype == DType::kBFloat16 ? bf16_to_float(bits) : fp16_to_float(bits);
