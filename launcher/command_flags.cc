@@ -29,8 +29,10 @@ void add_model_flags(CLI::App& app, CommonFlags& common) {
              "Hugging Face directory: config.json, safetensors, tokenizer.json");
   group.choice("--load-format", engine.load_format, {"auto", "dummy"},
                "dummy: random weights from config.json alone, to measure speed");
-  group.choice("--dtype", engine.dtype, {"auto", "float32", "bfloat16", "float16"},
-               "weights in memory (auto: as the device does best; float16: GPUs only)");
+  group.choice(
+      "--dtype", engine.dtype, {"auto", "float32", "bfloat16", "float16"},
+      "weights in memory (auto: as the device does best; float16: GPUs only; weights of 8 bits "
+      "stay so, and their checkpoint's scales of inputs are not used)");
   group.integer("--max-model-len", engine.max_model_len, 1, kMaxInt,
                 "context in tokens (default: the model's)");
   group.choice("--generation-config", common.generation_config, {"auto", "none"},

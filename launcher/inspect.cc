@@ -174,6 +174,11 @@ void print_model(const Inspection& found, std::ostream& out) {
   line(out, "dtype",
        fmt::format("{} in the checkpoint, {} in memory", dtype_name(config.checkpoint_dtype),
                    dtype_name(found.run_dtype)));
+  if (config.quantization) {
+    line(out, "quantised",
+         fmt::format("{} weights with scales ({}), held as they are and multiplied in bfloat16",
+                     dtype_name(DType::kFloat8E4M3), config.quantization->method));
+  }
 }
 
 void print_files(const Inspection& found, std::ostream& out) {
@@ -246,6 +251,8 @@ ordered_json model_json(const Inspection& found) {
           {"qk_norm", config.qk_norm},
           {"checkpoint_dtype", dtype_name(config.checkpoint_dtype)},
           {"run_dtype", dtype_name(found.run_dtype)},
+          {"quantization",
+           config.quantization ? ordered_json(config.quantization->method) : ordered_json()},
           {"bos_token", config.bos_token < 0 ? ordered_json() : ordered_json(config.bos_token)},
           {"eos_tokens", config.eos_tokens}};
 }
@@ -285,6 +292,12 @@ void print_text(const Inspection& found, std::ostream& out, std::ostream& err) {
   for (const std::string& problem : found.problems) err << "error: " << problem << '\n';
 }
 
+/// What a linear layer takes: of 8 bits with a float32 scale for each output.
+int64_t matrix_bytes(const ModelConfig& config, const std::string& module, int64_t outputs,
+                     int64_t inputs, int64_t element) {
+  return config.is_quantized(module) ? outputs * (inputs + 4) : outputs * inputs * element;
+}
+
 }  // namespace
 
 RankMemory rank_memory(const ModelConfig& config, int tp, DType dtype) {
@@ -298,14 +311,23 @@ RankMemory rank_memory(const ModelConfig& config, int tp, DType dtype) {
     const int64_t kv = plan.local_kv_heads() * config.head_dim;
     const int64_t mlp = plan.intermediate.size();
     const int64_t width = config.hidden;
-    const int64_t matrices = config.layers * (width * (2 * q + 2 * kv) + 3 * width * mlp) +
-                             plan.vocabulary.size() * width;
+    int64_t matrices = matrix_bytes(config, "lm_head", plan.vocabulary.size(), width, element);
+    for (int layer = 0; layer < config.layers; ++layer) {
+      const std::string prefix = fmt::format("model.layers.{}.", layer);
+      const auto bytes = [&](const char* name, int64_t outputs, int64_t inputs) {
+        return matrix_bytes(config, prefix + name, outputs, inputs, element);
+      };
+      matrices += bytes("self_attn.q_proj", q, width) + bytes("self_attn.k_proj", kv, width) +
+                  bytes("self_attn.v_proj", kv, width) + bytes("self_attn.o_proj", width, q) +
+                  bytes("mlp.gate_proj", mlp, width) + bytes("mlp.up_proj", mlp, width) +
+                  bytes("mlp.down_proj", width, mlp);
+    }
     int64_t floats = 2 * width;  // norms and biases are kept in float32
     if (config.qkv_bias) floats += q + 2 * kv;
     if (config.output_bias) floats += width;
     if (config.mlp_bias) floats += 2 * mlp + width;
     if (config.qk_norm) floats += 2 * config.head_dim;
-    const int64_t packed = matrices * element + (config.layers * floats + width) * 4;
+    const int64_t packed = matrices + (config.layers * floats + width) * 4;
     largest.packed_bytes = std::max(largest.packed_bytes, packed);
     largest.mapped_bytes = std::max(largest.mapped_bytes, plan.vocabulary.size() * width * stored);
     largest.kv_bytes_per_token =

@@ -240,14 +240,17 @@ void read_biases(JsonObject& config, ModelConfig& model) {
   }
 }
 
-void refuse_unsupported(JsonObject& config) {
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (config.has(key)) {
-      config.problem(key,
-                     "quantised checkpoints are not supported (supported: float32, bfloat16, "
-                     "float16 weights)");
-    }
+void read_quantization(JsonObject& config, ModelConfig& model) {
+  const char* const key = "quantization_config";
+  const char* const older = "compression_config";
+  if (config.has(key) && config.has(older)) {
+    config.problem(older, "is there beside '{}'; keep one of them", key);
+  } else if (config.has(key) || config.has(older)) {
+    model.quantization = Quantization::read(config, config.has(key) ? key : older);
   }
+}
+
+void refuse_unsupported(JsonObject& config) {
   const std::string activation = config.text("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
     config.problem("hidden_act", "'{}' is not supported (supported: silu)", activation);
@@ -336,6 +339,7 @@ std::optional<ModelConfig> parse_config(std::string_view config_text,
   read_rope(config, model);
   read_windows(config, model);
   read_biases(config, model);
+  read_quantization(config, model);
   read_special_tokens(config, generation, *defaults, model);
   if (problems.size() != before) return std::nullopt;
   return model;

@@ -10,6 +10,7 @@
 
 #include "kernels/tensor.h"
 #include "parallel/shard_plan.h"
+#include "runtime/quantization.h"
 
 namespace convoke {
 
@@ -46,6 +47,7 @@ struct ModelConfig {
   bool qk_norm = false;                       ///< per-head RMSNorm of queries and keys (Qwen3)
   std::vector<int> window;                    ///< [layers] sliding window, 0 = full attention
   DType checkpoint_dtype = DType::kBFloat16;  ///< torch_dtype
+  std::optional<Quantization> quantization;   ///< of the linear layers' weights, to 8 bits
   int bos_token = -1;
   std::vector<int> eos_tokens;  ///< config.json, overridden by generation_config.json
 
@@ -53,9 +55,16 @@ struct ModelConfig {
   int64_t parameter_count() const;  ///< tied embeddings count once
 
   /// What weights are held and computed in unless told: bfloat16 checkpoints as they are, all
-  /// others in float32, which is exact for float16.
+  /// others in float32, which is exact for float16. Weights of 8 bits are multiplied in bfloat16,
+  /// and then the others are too.
   DType auto_dtype() const {
-    return checkpoint_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+    return checkpoint_dtype == DType::kBFloat16 || quantization ? DType::kBFloat16
+                                                                : DType::kFloat32;
+  }
+  /// The weights of this linear layer ("lm_head", "model.layers.0.mlp.up_proj") have 8 bits.
+  bool is_quantized(std::string_view module) const {
+    return quantization && !(tied_embeddings && module == "lm_head") &&
+           quantization->covers(module);
   }
 
   /// Reads DIR/config.json (and generation_config.json if there). Throws Error(kModel) that names

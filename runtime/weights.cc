@@ -24,11 +24,49 @@ float element(const TensorView& view, int64_t row, int64_t col) {
               dtype_name(view.dtype));
 }
 
+/// A linear layer's weights as a part of a packed matrix: its rows [rows), or its columns.
+struct LinearSlice {
+  std::string name;
+  TensorView part;
+  Range outputs;
+};
+
+/// Packs layers that are multiplied as one matrix, with the scales of weights of 8 bits.
+std::unique_ptr<PackedMatrix> pack_linear(Backend& backend, const TensorSource& source,
+                                          const std::vector<LinearSlice>& slices,
+                                          MatrixSource matrix) {
+  std::vector<float> scales;
+  for (const LinearSlice& slice : slices) {
+    matrix.parts.push_back(slice.part);
+    if (slice.part.dtype != DType::kFloat8E4M3) continue;
+    const auto values = to_floats(source.tensor(slice.name + ".weight_scale"));
+    for (int64_t n = slice.outputs.begin; n < slice.outputs.end; ++n) {
+      scales.push_back(values.size() == 1 ? values[0] : values[size_t(n)]);
+    }
+  }
+  if (!scales.empty()) matrix.dtype = DType::kFloat8E4M3;
+  matrix.scales = scales;
+  return backend.pack(matrix);
+}
+
 // Reads the tensors of one layer by their names after the prefix.
 class LayerReader {
  public:
   LayerReader(Backend& backend, const TensorSource& source, const std::string& prefix)
       : backend_(backend), source_(source), prefix_(prefix) {}
+
+  /// The rows of a linear layer's weights, for `pack`.
+  LinearSlice rows(const char* name, Range range) const {
+    return {prefix_ + name, matrix(name).row_range(range.begin, range.end), range};
+  }
+  LinearSlice columns(const char* name, Range range) const {
+    const TensorView all = matrix(name);
+    return {prefix_ + name, all.col_range(range.begin, range.end), {0, all.rows}};
+  }
+  std::unique_ptr<PackedMatrix> pack(const std::vector<LinearSlice>& slices,
+                                     const MatrixSource& matrix) const {
+    return pack_linear(backend_, source_, slices, matrix);
+  }
 
   TensorView matrix(const char* name) const {
     return source_.tensor(prefix_ + name + std::string(".weight"));
@@ -59,19 +97,15 @@ Range scaled(Range range, int64_t factor) {
   return {range.begin * factor, range.end * factor};
 }
 
-void load_attention(LayerWeights& layer, const LayerReader& reader, Backend& backend,
-                    const ModelConfig& config, const ShardPlan& plan, DType dtype) {
+void load_attention(LayerWeights& layer, const LayerReader& reader, const ModelConfig& config,
+                    const ShardPlan& plan, DType dtype) {
   const Range q = scaled(plan.heads, config.head_dim);
   const Range kv = scaled(plan.kv_heads, config.head_dim);
-  layer.qkv =
-      backend.pack({.parts = {reader.matrix("self_attn.q_proj").row_range(q.begin, q.end),
-                              reader.matrix("self_attn.k_proj").row_range(kv.begin, kv.end),
-                              reader.matrix("self_attn.v_proj").row_range(kv.begin, kv.end)},
-                    .dtype = dtype});
-  layer.output =
-      backend.pack({.parts = {reader.matrix("self_attn.o_proj").col_range(q.begin, q.end)},
-                    .dtype = dtype,
-                    .groups = plan.local_groups});
+  layer.qkv = reader.pack({reader.rows("self_attn.q_proj", q), reader.rows("self_attn.k_proj", kv),
+                           reader.rows("self_attn.v_proj", kv)},
+                          {.dtype = dtype});
+  layer.output = reader.pack({reader.columns("self_attn.o_proj", q)},
+                             {.dtype = dtype, .groups = plan.local_groups});
   if (config.qkv_bias) {
     layer.qkv_bias = reader.biases(
         {{"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}});
@@ -85,18 +119,13 @@ void load_attention(LayerWeights& layer, const LayerReader& reader, Backend& bac
   }
 }
 
-void load_mlp(LayerWeights& layer, const LayerReader& reader, Backend& backend,
-              const ModelConfig& config, const ShardPlan& plan, DType dtype) {
+void load_mlp(LayerWeights& layer, const LayerReader& reader, const ModelConfig& config,
+              const ShardPlan& plan, DType dtype) {
   const Range cut = plan.intermediate;
-  layer.gate_up =
-      backend.pack({.parts = {reader.matrix("mlp.gate_proj").row_range(cut.begin, cut.end),
-                              reader.matrix("mlp.up_proj").row_range(cut.begin, cut.end)},
-                    .dtype = dtype,
-                    .gated = true});
-  layer.down =
-      backend.pack({.parts = {reader.matrix("mlp.down_proj").col_range(cut.begin, cut.end)},
-                    .dtype = dtype,
-                    .groups = plan.local_groups});
+  layer.gate_up = reader.pack({reader.rows("mlp.gate_proj", cut), reader.rows("mlp.up_proj", cut)},
+                              {.dtype = dtype, .gated = true});
+  layer.down = reader.pack({reader.columns("mlp.down_proj", cut)},
+                           {.dtype = dtype, .groups = plan.local_groups});
   if (config.mlp_bias) {
     layer.gate_up_bias = reader.biases({{"mlp.gate_proj", cut}, {"mlp.up_proj", cut}});
     layer.down_bias = reader.biases({{"mlp.down_proj", {0, config.hidden}}});
@@ -132,8 +161,8 @@ void load_layer_matrices(LayerWeights& layer, const TensorSource& source, const 
                          Backend& backend, const ModelConfig& config, const ShardPlan& plan,
                          DType dtype) {
   const LayerReader reader(backend, source, prefix);
-  load_attention(layer, reader, backend, config, plan, dtype);
-  load_mlp(layer, reader, backend, config, plan, dtype);
+  load_attention(layer, reader, config, plan, dtype);
+  load_mlp(layer, reader, config, plan, dtype);
 }
 
 int64_t ModelWeights::bytes_per_pass() const {
@@ -146,11 +175,18 @@ int64_t ModelWeights::bytes_per_pass() const {
 }
 
 DType weight_dtype(const std::string& flag, const ModelConfig& config, bool has_float16) {
+  if (config.quantization && (flag == "float32" || flag == "float16")) {
+    throw_error(ErrorKind::kUsage,
+                "--dtype {}: this checkpoint has weights of 8 bits ({}), which are multiplied in "
+                "bfloat16; give 'auto' or 'bfloat16'",
+                flag, config.quantization->method);
+  }
   if (flag == "bfloat16") return DType::kBFloat16;
   if (flag == "float32") return DType::kFloat32;
   if (flag == "float16" && has_float16) return DType::kFloat16;
   if (flag == "auto") {
-    const bool keep = has_float16 && config.checkpoint_dtype == DType::kFloat16;
+    const bool keep =
+        has_float16 && config.checkpoint_dtype == DType::kFloat16 && !config.quantization;
     return keep ? DType::kFloat16 : config.auto_dtype();
   }
   if (flag == "float16") {
@@ -175,7 +211,8 @@ ModelWeights load_weights(Backend& backend, const ModelConfig& config, const Sha
       config.tied_embeddings
           ? weights.embedding
           : source->tensor("lm_head.weight").row_range(vocabulary.begin, vocabulary.end);
-  weights.lm_head = backend.pack({.parts = {head}, .dtype = dtype});
+  weights.lm_head =
+      pack_linear(backend, *source, {{"lm_head", head, vocabulary}}, {.dtype = dtype});
   if (dummy != nullptr || !backend.shares_host_memory()) {
     const TensorView e = weights.embedding;
     weights.embedding_copy = backend.allocate(size_t(e.rows * e.cols) * dtype_size(e.dtype));

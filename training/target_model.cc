@@ -64,6 +64,12 @@ TargetModel::TargetModel(const ModelConfig& config, const TensorSource& source,
 
 TargetModel TargetModel::load(const std::filesystem::path& directory, const Products& products) {
   const ModelConfig config = ModelConfig::load(directory);
+  if (config.quantization) {
+    throw_error(ErrorKind::kModel,
+                "{}: weights of 8 bits ({}) cannot be trained with; give the checkpoint that they "
+                "were made from",
+                (directory / "config.json").string(), config.quantization->method);
+  }
   const auto source = open_checkpoint(directory);
   check_tensors(config, *source);
   return TargetModel(config, *source, products);

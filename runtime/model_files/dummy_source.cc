@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "kernels/check.h"
+#include "kernels/dtype_convert.h"
 #include "runtime/model_files/tensor_source.h"
 
 namespace convoke {
@@ -58,6 +59,8 @@ template <typename T>
 T convert(float value, DType dtype) {
   if constexpr (sizeof(T) == 4) {
     return value;
+  } else if constexpr (sizeof(T) == 1) {
+    return float_to_e4m3(value);
   } else {
     return dtype == DType::kBFloat16 ? to_bfloat16(value) : to_float16(value);
   }
@@ -110,10 +113,21 @@ struct Distribution {
   float deviation = 0.0f;
 };
 
-Distribution distribution_of(const TensorInfo& info) {
+/// Codes of 8 bits use most of their range (the largest value is 2.5 deviations off), and scales
+/// make up for it.
+constexpr float kCodeDeviation = 128.0f;
+constexpr std::string_view kScaleSuffix = "_scale";
+
+/// `inputs` is that of the matrix that the tensor is, or is the scale of.
+Distribution distribution_of(const TensorInfo& info, int64_t inputs) {
+  const float of_matrix = 1.0f / std::sqrt(static_cast<float>(inputs));
+  if (info.dtype == DType::kFloat8E4M3) return {0.0f, kCodeDeviation};
+  if (info.name.ends_with(kScaleSuffix)) {
+    return {of_matrix / kCodeDeviation, 0.05f * of_matrix / kCodeDeviation};
+  }
   if (info.shape.size() == 2) {
     // 1 / sqrt(fan-in): activations neither grow nor vanish through the layers.
-    return {0.0f, 1.0f / std::sqrt(static_cast<float>(info.shape[1]))};
+    return {0.0f, of_matrix};
   }
   return info.name.ends_with(".bias") ? Distribution{0.0f, 0.02f} : Distribution{1.0f, 0.05f};
 }
@@ -179,8 +193,16 @@ TensorView DummySource::tensor(const std::string& name) const {
     made->data.reset(new std::byte[count * dtype_size(info.dtype)]);
     uint64_t seed = state_->seed ^ hash_name(name);
     seed = split_mix(seed);
-    const auto [mean, deviation] = distribution_of(info);
-    if (info.dtype == DType::kFloat32) {
+    const auto weight =
+        name.ends_with(kScaleSuffix)
+            ? state_->by_name.find(name.substr(0, name.size() - kScaleSuffix.size()))
+            : found;
+    const int64_t inputs =
+        weight == state_->by_name.end() ? cols : state_->infos[weight->second].shape.back();
+    const auto [mean, deviation] = distribution_of(info, inputs);
+    if (info.dtype == DType::kFloat8E4M3) {
+      fill(reinterpret_cast<uint8_t*>(made->data.get()), count, seed, info.dtype, mean, deviation);
+    } else if (info.dtype == DType::kFloat32) {
       fill(reinterpret_cast<float*>(made->data.get()), count, seed, info.dtype, mean, deviation);
     } else {
       fill(reinterpret_cast<uint16_t*>(made->data.get()), count, seed, info.dtype, mean, deviation);

@@ -83,8 +83,10 @@ std::vector<TensorInfo> expected_tensors(const ModelConfig& config);
 
 /// Compares a source with expected_tensors: missing, surplus (rotary inverse frequencies of old
 /// checkpoints and lm_head of tied models are let pass), wrong shape or dtype (any of float32,
-/// bfloat16 and float16 will do). Throws one Error(kModel) that names file and tensors (the first
-/// few of many), before memory is taken.
+/// bfloat16 and float16 will do,
+/// unless it is float8, whose scales must be positive numbers, one for each output or one for all).
+/// Throws one Error(kModel) that names file and tensors (the first few of many), before memory is
+/// taken.
 void check_tensors(const ModelConfig& config, const TensorSource& source);
 
 /// What check_tensors throws, one entry per tensor.

@@ -18,6 +18,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CONVOKE_CHECK_EQ(model.window.size(), static_cast<size_t>(model.layers));
     CONVOKE_CHECK_EQ(model.heads % model.kv_heads, 0);
     CONVOKE_CHECK(model.parameter_count() > 0);
+    // Names that patterns of layers are matched with.
+    for (const char* module : {"lm_head", "model.layers.0.self_attn.q_proj", ""}) {
+      CONVOKE_CHECK(!model.is_quantized(module) || model.auto_dtype() == convoke::DType::kBFloat16);
+    }
     for (const double frequency : convoke::rope_inverse_frequencies(model)) {
       CONVOKE_CHECK(std::isfinite(frequency) && frequency > 0);
     }

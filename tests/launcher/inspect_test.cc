@@ -114,6 +114,31 @@ TEST(Inspect, RanksTogetherHoldTheModel) {
   }
 }
 
+TEST(Inspect, WeightsOf8BitsAreCountedAsThat) {
+  const fs::path directory = kSource / "tests/golden/float8_models/compressed-channel";
+  const json found = run_json(directory);
+  EXPECT_EQ(found.at("model").at("quantization"), "compressed-tensors");
+  EXPECT_EQ(found.at("model").at("run_dtype"), "bfloat16");
+  EXPECT_THAT(run(directory).out,
+              HasSubstr("float8_e4m3 weights with scales (compressed-tensors), held as they are"));
+  const ModelConfig config = ModelConfig::load(directory);
+  // Two layers of hidden width 32, 8 and 2 heads of 8, an MLP of 48; a scale of 4 bytes per output.
+  const int64_t q = 64, kv = 16, mlp = 48, width = 32, norms = 5 * 32 * 4;
+  const auto bytes = [&](int64_t tp) {
+    const int64_t rows = q / tp + 2 * (kv / std::min<int64_t>(tp, 2)) + 2 * mlp / tp;
+    return 2 * (rows * (width + 4) + width * (q / tp + 4) + width * (mlp / tp + 4)) + norms;
+  };
+  for (const int tp : {1, 2, 4}) {
+    const RankMemory size = rank_memory(config, tp, DType::kBFloat16);
+    int64_t words = 0;
+    for (int rank = 0; rank < tp; ++rank) {
+      words = std::max(words, make_shard_plan(config.extents(), tp, rank).vocabulary.size());
+    }
+    EXPECT_EQ(size.packed_bytes, bytes(tp) + words * width * 2) << tp;
+    EXPECT_EQ(size.kv_bytes_per_token, 2 * 2 * (kv / std::min(tp, 2)) * 2) << tp;
+  }
+}
+
 TEST(Inspect, HalfPrecisionRunsInFloat32) {
   const json found = run_json(kSource / "tests/golden/models/llama-linear-fp16");
   EXPECT_EQ(found.at("model").at("checkpoint_dtype"), "float16");

@@ -84,6 +84,16 @@ TEST_P(Exactness, EveryShapeAndEveryTreeGivesThePlainBits) {
   }
 }
 
+// In tests/golden/float8_models: with weights of 8 bits.
+INSTANTIATE_TEST_SUITE_P(Float8Models, Exactness,
+                         ::testing::Values("../float8_models/compressed-channel",
+                                           "../float8_models/autofp8-static"),
+                         [](const auto& test) {
+                           std::string name = test.param.substr(17);
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
 INSTANTIATE_TEST_SUITE_P(Models, Exactness, ::testing::ValuesIn(golden_model_names(kModels)),
                          [](const auto& test) {
                            std::string name = test.param;

@@ -23,6 +23,7 @@ GoldenModel load_golden_model(const std::filesystem::path& directory) {
   golden.at("prompt").get_to(model.prompt);
   golden.at("positions").get_to(model.positions);
   golden.at("logits").get_to(model.logits);
+  if (golden.contains("rounded_logits")) golden["rounded_logits"].get_to(model.rounded_logits);
   golden.at("short_prompt").get_to(model.short_prompt);
   golden.at("short_logits").get_to(model.short_logits);
   golden.at("hidden").at("embedding").get_to(model.embedding);

@@ -18,8 +18,10 @@ struct GoldenModel {
   std::vector<int32_t> prompt;             ///< 20 to 40 ids
   std::vector<int> positions;              ///< the last few of `prompt`
   std::vector<std::vector<float>> logits;  ///< [positions][vocabulary]
-  std::vector<int32_t> short_prompt;       ///< one id
-  std::vector<float> short_logits;         ///< [vocabulary]
+  /// With the inputs of linear layers, keys and values rounded to bfloat16; float8_models only.
+  std::vector<std::vector<float>> rounded_logits;
+  std::vector<int32_t> short_prompt;  ///< one id
+  std::vector<float> short_logits;    ///< [vocabulary]
 
   // At the last position of `prompt`:
   std::vector<float> embedding;            ///< [hidden]
