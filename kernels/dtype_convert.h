@@ -2,7 +2,7 @@
 //
 // Every function is always inlined: this header may be included from files that are compiled for
 // one instruction set, whose out-of-line copies of shared functions would otherwise be linked into
-// code that must run everywhere.
+// code that must run everywhere. What is constexpr is there for kernels on GPUs, too.
 #pragma once
 
 #include <bit>
@@ -56,7 +56,7 @@ namespace convoke {
 }
 
 /// float8 e4m3 (DType::kFloat8E4M3), subnormals included; exact. NaN gives a quiet NaN.
-[[gnu::always_inline]] inline float e4m3_to_float(uint8_t bits) {
+[[gnu::always_inline]] constexpr float e4m3_to_float(uint8_t bits) {
   const uint32_t sign = uint32_t(bits & 0x80u) << 24;
   const uint32_t rest = uint32_t(bits & 0x7fu) << 20;  // exponent and mantissa at float's places
   // Normal: the exponent bias differs by 120. Subnormal: an integer multiple of 2^-9, made exact by
@@ -70,13 +70,13 @@ namespace convoke {
 }
 
 /// Every e4m3 value is a bfloat16.
-[[gnu::always_inline]] inline uint16_t e4m3_to_bf16(uint8_t bits) {
+[[gnu::always_inline]] constexpr uint16_t e4m3_to_bf16(uint8_t bits) {
   return uint16_t(std::bit_cast<uint32_t>(e4m3_to_float(bits)) >> 16);
 }
 
 /// Rounds to nearest, ties to even. There is no infinity: what rounds beyond 448 gives 448 with its
 /// sign (PyTorch's cast gives NaN there). NaN stays NaN.
-[[gnu::always_inline]] inline uint8_t float_to_e4m3(float value) {
+[[gnu::always_inline]] constexpr uint8_t float_to_e4m3(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 24) & 0x80u;
   const uint32_t magnitude = bits & 0x7fffffffu;

@@ -51,6 +51,10 @@ struct Float16 {
   uint16_t bits;
 };
 
+struct Float8 {  ///< DType::kFloat8E4M3
+  uint8_t bits;
+};
+
 #if defined(CONVOKE_CUDA_EMULATION)
 inline float to_float(BFloat16 x) {
   return bf16_to_float(x.bits);
@@ -89,6 +93,44 @@ __device__ __forceinline__ T from_float(float x) {
   T t;
   assign(t, x);
   return t;
+}
+
+/// The conversions of dtype_convert.h, which cost nothing worth a device's own: weights are packed
+/// once.
+__device__ __forceinline__ float to_float(Float8 x) {
+  return e4m3_to_float(x.bits);
+}
+/// What of x / scale is stored; of weights that have 8 bits already, they themselves.
+__device__ __forceinline__ uint8_t float8_code(Float8 x, float) {
+  return x.bits;
+}
+template <typename T>
+__device__ __forceinline__ uint8_t float8_code(T x, float scale) {
+  return float_to_e4m3(__fdiv_rn(to_float(x), scale));
+}
+
+/// Where element i of a lane's 16 weights of 8 bits lies: of four elements in a word, the first
+/// pair at bytes 1 and 3, the second at 0 and 2, so that a pair is two shifts and two masks away
+/// from the pair of bfloat16 that it becomes.
+__host__ __device__ __forceinline__ constexpr int float8_place(int i) {
+  return i / 4 * 4 + i % 2 * 2 + (i % 4 < 2 ? 1 : 0);
+}
+
+/// Two pairs of bfloat16 from a word of four weights of 8 bits other than NaN; exact. With exponent
+/// and mantissa at their places the biases differ by 120: a product with 2^120, in which subnormals
+/// become normal numbers. (PTX: fma.rn.bf16x2 takes subnormal operands as they are.)
+__device__ __forceinline__ void expand_float8(uint32_t word, uint32_t& first, uint32_t& second) {
+#if defined(CONVOKE_CUDA_EMULATION)
+  const auto wide = [word](int byte) { return uint32_t(e4m3_to_bf16(uint8_t(word >> 8 * byte))); };
+  first = wide(1) | wide(3) << 16;
+  second = wide(0) | wide(2) << 16;
+#else
+  const uint32_t a = (word & 0x80008000u) | (word >> 4 & 0x07f007f0u);
+  const uint32_t b = (word << 8 & 0x80008000u) | (word << 4 & 0x07f007f0u);
+  constexpr uint32_t kFactor = 0x7b807b80u, kMinusZero = 0x80008000u;  // 2^120, -0
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(first) : "r"(a), "r"(kFactor), "r"(kMinusZero));
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(second) : "r"(b), "r"(kFactor), "r"(kMinusZero));
+#endif
 }
 
 template <typename T>

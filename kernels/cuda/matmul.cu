@@ -1,4 +1,5 @@
-// Products of 1 to 64 rows with weights of 16 bits on the tensor cores; more rows in turns of 64.
+// Products of 1 to 64 rows with weights of 16 or 8 bits on the tensor cores; more rows in turns of
+// 64.
 //
 // The order of a sum. The inputs are cut into the matrix's reduction groups, a group into chunks of
 // 32. Warp w of a block takes chunks w, w + 8, ... of one group, in that order, one accumulator per
@@ -10,6 +11,10 @@
 //
 // The blocks of a cluster take one group each and add up through each other's shared memory; where
 // there are no clusters the groups' sums go through the workspace and a second kernel.
+//
+// Weights of 8 bits become bfloat16 in registers, all else being as with bfloat16 weights; a
+// group's sum, added up over the warps, is multiplied by its output's scale before it meets the
+// other groups'.
 //
 // Weights stream from memory into registers, 16 bytes per lane and load, several loads ahead; they
 // are packed as the tensor cores want them (packed_matrix.h). Rows of x come from the second-level
@@ -34,6 +39,7 @@ struct Job {
   int64_t tiles;
   int64_t group_inputs, chunks;
   int groups;
+  const float* scales;  ///< [tiles * 16] of weights of 8 bits, else null
   MatmulOutput out;
   bool y_is_float;
   float* partial;  ///< [groups][rows][tiles * 16] where groups do not meet in a cluster, else null
@@ -53,30 +59,58 @@ __device__ __forceinline__ uint4 load_inputs(const uint16_t* row, bool exists, i
   return {words[0], words[1], words[2], words[3]};
 }
 
+/// Weights as they lie in memory, W, and what the tensor cores multiply, T: a lane's 16 bytes are
+/// one step of a chunk with weights of 16 bits, and both with those of 8.
+template <typename W>
+struct Stored {
+  using T = W;
+  static constexpr int kPieces = 2;  ///< of a lane and chunk
+  static __device__ __forceinline__ void unpack(const uint4 (&in)[2], uint32_t (&a)[2][4]) {
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      a[step][0] = in[step].x, a[step][1] = in[step].y;
+      a[step][2] = in[step].z, a[step][3] = in[step].w;
+    }
+  }
+};
+template <>
+struct Stored<Float8> {
+  using T = BFloat16;
+  static constexpr int kPieces = 1;
+  static __device__ __forceinline__ void unpack(const uint4 (&in)[1], uint32_t (&a)[2][4]) {
+    expand_float8(in[0].x, a[0][0], a[0][1]);
+    expand_float8(in[0].y, a[0][2], a[0][3]);
+    expand_float8(in[0].z, a[1][0], a[1][1]);
+    expand_float8(in[0].w, a[1][2], a[1][3]);
+  }
+};
+
 /// This warp's part of one group's sums: kTiles tiles of outputs, kParts * 8 rows.
-template <typename T, int kTiles, int kParts, int kAhead>
+template <typename W, int kTiles, int kParts, int kAhead>
 __device__ __forceinline__ void accumulate_chunks(const Job& job, int group, int64_t first_tile,
                                                   float (&sums)[kTiles][kParts][4]) {
+  using T = typename Stored<W>::T;
+  constexpr int kPieces = Stored<W>::kPieces;
   const int lane = lane_index(), warp = warp_index();
   const int64_t chunks = job.chunks, end = job.group_inputs;
   const uint16_t* const x =
       static_cast<const uint16_t*>(job.x) + int64_t(group) * end + lane / 4 * job.x_stride;
   const bool aligned =
       end % 8 == 0 && job.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(job.x) % 16 == 0;
-  // One step of a chunk is 32 pieces of 16 bytes, one per lane.
-  const auto piece = [&](int tile, int64_t chunk, int step) {
+  // A chunk is one or two times 32 pieces of 16 bytes, one per lane.
+  const auto piece = [&](int tile, int64_t chunk, int i) {
     return job.weights +
-           ((((first_tile + tile) * job.groups + group) * chunks + chunk) * 2 + step) * kWarp +
+           ((((first_tile + tile) * job.groups + group) * chunks + chunk) * kPieces + i) * kWarp +
            lane;
   };
-  uint4 ahead[kAhead][kTiles][2] = {};
-  const auto fetch = [&](uint4(&to)[kTiles][2], int64_t chunk) {
+  uint4 ahead[kAhead][kTiles][kPieces] = {};
+  const auto fetch = [&](uint4(&to)[kTiles][kPieces], int64_t chunk) {
     if (chunk >= chunks) return;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       if (first_tile + tile >= job.tiles) break;
-      to[tile][0] = load_streaming(piece(tile, chunk, 0));
-      to[tile][1] = load_streaming(piece(tile, chunk, 1));
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) to[tile][p] = load_streaming(piece(tile, chunk, p));
     }
   };
 #pragma unroll
@@ -88,14 +122,7 @@ __device__ __forceinline__ void accumulate_chunks(const Job& job, int group, int
       if (chunk >= chunks) break;
       uint32_t a[kTiles][2][4];
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-        for (int step = 0; step < 2; ++step) {
-          const uint4 w = ahead[i][tile][step];
-          a[tile][step][0] = w.x, a[tile][step][1] = w.y;
-          a[tile][step][2] = w.z, a[tile][step][3] = w.w;
-        }
-      }
+      for (int tile = 0; tile < kTiles; ++tile) Stored<W>::unpack(ahead[i][tile], a[tile]);
       fetch(ahead[i], chunk + kAhead * kWarps);
       const int64_t k = chunk * kChunkInputs + lane % 4 * 8;
 #pragma unroll
@@ -120,9 +147,10 @@ struct SharedSums {
   float of_block[kParts * kColumns][kWidth];
 };
 
-/// Adds the warps' sums as a tree into shared.of_block.
-template <int kTiles, int kParts>
-__device__ __forceinline__ void add_warps(const float (&sums)[kTiles][kParts][4],
+/// Adds the warps' sums as a tree into shared.of_block, times the outputs' scales if kScaled.
+template <bool kScaled, int kTiles, int kParts>
+__device__ __forceinline__ void add_warps(const Job& job, int64_t first_tile,
+                                          const float (&sums)[kTiles][kParts][4],
                                           SharedSums<kTiles, kParts>& shared) {
   constexpr int kWidth = SharedSums<kTiles, kParts>::kWidth;
   const int g = lane_index() / 4, t = lane_index() % 4;
@@ -141,7 +169,12 @@ __device__ __forceinline__ void add_warps(const float (&sums)[kTiles][kParts][4]
       float v[kWarps];
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) v[w] = shared.of_warp[w][e / kWidth][e % kWidth];
-      shared.of_block[part * kColumns + e / kWidth][e % kWidth] = tree_sum(v, kWarps);
+      float sum = tree_sum(v, kWarps);
+      if constexpr (kScaled) {
+        const int64_t row = first_tile * kTileOutputs + e % kWidth;
+        if (row < job.tiles * kTileOutputs) sum = sum * job.scales[row];
+      }
+      shared.of_block[part * kColumns + e / kWidth][e % kWidth] = sum;
     }
     __syncthreads();
   }
@@ -174,15 +207,16 @@ __device__ __forceinline__ void store_outputs(const Job& job, int64_t first_tile
 }
 
 /// A grid of groups x tile blocks; kClustered: the groups of a tile block are a cluster.
-template <typename T, int kTiles, int kParts, int kAhead, bool kClustered>
+template <typename W, int kTiles, int kParts, int kAhead, bool kClustered>
 __global__ void __launch_bounds__(kThreads) matmul_kernel(Job job) {
+  using T = typename Stored<W>::T;
   using Shared = SharedSums<kTiles, kParts>;
   CONVOKE_SHARED(Shared, shared);
   const int group = int(blockIdx.x);
   const int64_t first_tile = int64_t(blockIdx.y) * kTiles;
   float sums[kTiles][kParts][4] = {};
-  accumulate_chunks<T, kTiles, kParts, kAhead>(job, group, first_tile, sums);
-  add_warps(sums, shared);
+  accumulate_chunks<W, kTiles, kParts, kAhead>(job, group, first_tile, sums);
+  add_warps<Stored<W>::kPieces == 1>(job, first_tile, sums, shared);
   if constexpr (kClustered) {
     cluster_sync();
     store_outputs<T, kTiles>(job, first_tile, group, job.groups, [&](int row, int column) {
@@ -224,15 +258,18 @@ __global__ void __launch_bounds__(kThreads) add_groups_kernel(Job job) {
   });
 }
 
-template <typename T, int kTiles, int kParts, int kAhead>
+/// kAhead: chunks of weights of 16 bits that are in flight; of 8 bits, twice as many are as large.
+template <typename W, int kTiles, int kParts, int kAhead>
 void launch_products(const CudaStream& stream, const Job& job) {
+  using T = typename Stored<W>::T;
+  constexpr int kChunksAhead = kAhead * 2 / Stored<W>::kPieces;
   const dim3 grid(unsigned(job.groups), unsigned(ceil_div<int64_t>(job.tiles, kTiles)));
   if (job.groups > 1 && job.partial == nullptr) {
-    launch(stream, {grid, kThreads, 0, job.groups}, matmul_kernel<T, kTiles, kParts, kAhead, true>,
-           job);
+    launch(stream, {grid, kThreads, 0, job.groups},
+           matmul_kernel<W, kTiles, kParts, kChunksAhead, true>, job);
     return;
   }
-  launch(stream, {grid, kThreads}, matmul_kernel<T, kTiles, kParts, kAhead, false>, job);
+  launch(stream, {grid, kThreads}, matmul_kernel<W, kTiles, kParts, kChunksAhead, false>, job);
   if (job.partial != nullptr) {
     launch(stream, {dim3(unsigned(ceil_div<int64_t>(job.tiles, 2))), kThreads},
            add_groups_kernel<T>, job);
@@ -241,18 +278,18 @@ void launch_products(const CudaStream& stream, const Job& job) {
 
 /// Chooses how much a block takes; it makes no difference to the bits. Four tiles halve what is
 /// read of x, if enough blocks are left for every multiprocessor to have some.
-template <typename T>
+template <typename W>
 void launch_rows(const CudaStream& stream, const Job& job) {
   constexpr int64_t kEnoughBlocks = 264;
   const bool wide = job.tiles * job.groups / 4 >= kEnoughBlocks;
   const int parts = ceil_div(job.rows, kColumns);
-  if (parts <= 1) return launch_products<T, 2, 1, 4>(stream, job);
-  if (parts <= 2) return launch_products<T, 2, 2, 4>(stream, job);
+  if (parts <= 1) return launch_products<W, 2, 1, 4>(stream, job);
+  if (parts <= 2) return launch_products<W, 2, 2, 4>(stream, job);
   if (parts <= 4) {
-    return wide ? launch_products<T, 4, 4, 2>(stream, job)
-                : launch_products<T, 2, 4, 4>(stream, job);
+    return wide ? launch_products<W, 4, 4, 2>(stream, job)
+                : launch_products<W, 2, 4, 4>(stream, job);
   }
-  return wide ? launch_products<T, 4, 8, 1>(stream, job) : launch_products<T, 2, 8, 4>(stream, job);
+  return wide ? launch_products<W, 4, 8, 1>(stream, job) : launch_products<W, 2, 8, 4>(stream, job);
 }
 
 size_t partial_bytes(const MatrixLayout& layout, int64_t rows) {
@@ -280,7 +317,7 @@ void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& w
   TensorView x = args.x;
   auto* free_space = static_cast<std::byte*>(workspace.data);
   if (normalised) {
-    x = TensorView::matrix(free_space, layout.dtype, args.x.rows, layout.inputs);
+    x = TensorView::matrix(free_space, layout.activation(), args.x.rows, layout.inputs);
     rms_norm(stream, {args.x, args.norm_weight, args.norm_epsilon, x, {}});
     free_space += normed_bytes(layout, args.x.rows);
   }
@@ -302,11 +339,16 @@ void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& w
                      layout.group_inputs(),
                      layout.chunks(),
                      layout.groups,
+                     weights.scales(),
                      out,
                      y.dtype == DType::kFloat32,
                      partial ? reinterpret_cast<float*>(free_space) : nullptr};
-    layout.dtype == DType::kFloat16 ? launch_rows<Float16>(stream, job)
-                                    : launch_rows<BFloat16>(stream, job);
+    if (layout.float8()) {
+      launch_rows<Float8>(stream, job);
+    } else {
+      layout.dtype == DType::kFloat16 ? launch_rows<Float16>(stream, job)
+                                      : launch_rows<BFloat16>(stream, job);
+    }
   }
 }
 

@@ -42,7 +42,7 @@ inline void PrintTo(const GpuCase& c, std::ostream* out) {
   *out << c.model << " in " << dtype_name(c.storage);
 }
 inline std::string gpu_case_name(const ::testing::TestParamInfo<GpuCase>& test) {
-  std::string name = test.param.model;
+  std::string name = std::filesystem::path(test.param.model).filename();
   std::ranges::replace(name, '-', '_');
   return name + "_as_" + std::string(dtype_name(test.param.storage));
 }

@@ -19,6 +19,9 @@ using testing::TestReplica;
 using testing::TestRequest;
 using testing::use_every_processor;
 
+constexpr const char* kFloat8Channel = "../float8_models/compressed-channel";
+constexpr const char* kFloat8Tensor = "../float8_models/compressed-tensor";
+
 /// As in tests/runtime/transformer_golden_test.cc: independent roundings of activations and cache,
 /// and of weights if the checkpoint has more bits, add up as their root; four standard deviations.
 double rounding_bound(const ModelConfig& config, DType storage) {
@@ -104,13 +107,16 @@ INSTANTIATE_TEST_SUITE_P(Models, CudaGolden,
                                            GpuCase{"llama3-scaled-bf16", DType::kFloat16},
                                            GpuCase{"mistral-window-bf16", DType::kBFloat16},
                                            GpuCase{"qwen2-tied-bf16", DType::kBFloat16},
-                                           GpuCase{"qwen3-bf16", DType::kBFloat16}),
+                                           GpuCase{"qwen3-bf16", DType::kBFloat16},
+                                           GpuCase{kFloat8Channel, DType::kBFloat16},
+                                           GpuCase{kFloat8Tensor, DType::kBFloat16}),
                          gpu_case_name);
 // Grouped heads, biases, a window, norms of queries and keys; every type of weights.
 INSTANTIATE_TEST_SUITE_P(Models, CudaExactness,
                          ::testing::Values(GpuCase{"llama-gqa-bf16", DType::kBFloat16},
                                            GpuCase{"llama-linear-fp16", DType::kFloat16},
                                            GpuCase{"mistral-window-bf16", DType::kBFloat16},
+                                           GpuCase{kFloat8Channel, DType::kBFloat16},
                                            GpuCase{"qwen3-bf16", DType::kFloat32}),
                          gpu_case_name);
 
@@ -125,8 +131,12 @@ TEST(CudaDecoding, GreedyContinuationIsThatOfTransformers) {
 }
 
 // How near, with the library's sums; not which bits.
-TEST(CudaDecoding, ProductsOfTheLibraryDecode) {
-  const GoldenModel model = load_golden_model(kGoldenModels / "llama-gqa-bf16");
+/// With weights of 8 bits only lm_head is the library's.
+class CudaLibrary : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Models, CudaLibrary, ::testing::Values("llama-gqa-bf16", kFloat8Channel));
+
+TEST_P(CudaLibrary, ProductsDecode) {
+  const GoldenModel model = load_golden_model(kGoldenModels / GetParam());
   TestReplica replica(model.directory, on_gpus({.max_rows = 150}, DType::kBFloat16,
                                                {.matmul = cuda::CudaMatmul::kFast}));
   const double bound = rounding_bound(replica.config(), DType::kBFloat16);

@@ -115,6 +115,8 @@ TEST_P(CudaProducts, TheLibrarysAreNearTheCpus) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaProducts,
                          ::testing::Values(Shape{72, 128, 1, false, DType::kBFloat16},
+                                           Shape{40, 512, 8, false, DType::kFloat8E4M3},
+                                           Shape{48, 96, 1, true, DType::kFloat8E4M3},
                                            Shape{40, 512, 8, false, DType::kBFloat16},
                                            Shape{48, 96, 1, true, DType::kBFloat16},
                                            Shape{40, 136, 2, false, DType::kFloat16},
