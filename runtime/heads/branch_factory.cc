@@ -26,7 +26,8 @@ std::unique_ptr<PagedBranchModel> open_head_model(HeadKind kind, const std::stri
       HeadOptions{.limits = branch_limits(context, target.config, options),
                   .shared_noise = options.shared_noise,
                   .dtype = context.dtype,
-                  .float16 = context.float16});
+                  .float16 = context.float16,
+                  .float8 = options.float8});
 }
 
 std::unique_ptr<PagedBranchModel> open_model(const std::string& method, const std::string& argument,

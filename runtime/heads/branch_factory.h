@@ -14,6 +14,8 @@ struct BranchOptions {
   int scratch_slots = 256;   ///< tree nodes kept per sequence
   int max_rows = 64;         ///< of one pass
   bool shared_noise = true;  ///< rank with the pick rule's noise
+  /// Weights that would be held in bfloat16 are held in 8 bits: half the bytes to read.
+  bool float8 = false;
 };
 
 /// `method` is "eagle", "eagle3" or "draft-model"; `argument` the directory of the head or the

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "runtime/heads/head_tensors.h"
 #include "runtime/model_files/json_file.h"
 #include "runtime/tokenizer/tokenizer.h"
 
@@ -75,7 +76,8 @@ DraftTransformer::DraftTransformer(Backend& backend, const fs::path& directory,
     : PagedBranchModel(backend, branch_limits(context, ModelConfig::load(context.model), options)),
       config_(checked_config(directory, context)),
       plan_(whole_model(config_)) {
-  const DType dtype = weight_dtype(context.dtype, config_, context.float16);
+  const DType dtype =
+      head_storage(weight_dtype(context.dtype, config_, context.float16), options.float8);
   weights_ = load_weights(backend, config_, plan_,
                           open_source(directory, config_, context.load_format), dtype, positions());
   communicator_ =

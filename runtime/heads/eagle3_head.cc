@@ -42,7 +42,8 @@ Eagle3Head::Eagle3Head(Backend& backend, const HeadConfig& config,
       target_source_(target.source) {
   const TensorSource& source = *head_source_;
   check_head_tensors(tensors(config, &source), source, config);
-  const DType dtype = head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16);
+  const DType dtype = head_storage(
+      head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16), options.float8);
   const std::string prefix = prefix_of(&source);
   embedding_ = {backend,
                 source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding()};

@@ -30,7 +30,8 @@ EagleHead::EagleHead(Backend& backend, const HeadConfig& config,
       target_source_(target.source) {
   const TensorSource& source = *head_source_;
   check_head_tensors(tensors(config, &source), source, config);
-  const DType dtype = head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16);
+  const DType dtype = head_storage(
+      head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16), options.float8);
   embedding_ = {backend,
                 source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding()};
   fc_ = backend.pack({.parts = {source.tensor("fc.weight")}, .dtype = dtype});
@@ -39,7 +40,8 @@ EagleHead::EagleHead(Backend& backend, const HeadConfig& config,
                                        kPrefix, dtype, options.limits.max_rows, positions());
 
   DraftVocabulary vocabulary = read_draft_vocabulary(config, source);
-  const DType head_weights = weight_dtype(options.dtype, target.config, options.float16);
+  const DType head_weights =
+      head_storage(weight_dtype(options.dtype, target.config, options.float16), options.float8);
   if (vocabulary.tokens.empty()) {
     lm_head_ = backend.pack({.parts = {target.lm_head()}, .dtype = head_weights});
   } else {

@@ -21,6 +21,7 @@ struct HeadOptions {
   bool shared_noise = true;
   std::string dtype = "auto";  ///< as --dtype
   bool float16 = false;        ///< the backend has it; else float16 heads run in float32
+  bool float8 = false;         ///< see head_storage()
 };
 
 class EagleHead final : public PagedBranchModel {

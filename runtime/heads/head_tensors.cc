@@ -114,6 +114,10 @@ DType head_dtype(const std::string& flag, DType checkpoint, bool has_float16) {
   return weight_dtype(flag, config, has_float16);
 }
 
+DType head_storage(DType dtype, bool float8) {
+  return float8 && dtype == DType::kBFloat16 ? DType::kFloat8E4M3 : dtype;
+}
+
 void check_head_tensors(const std::vector<HeadTensor>& expected, const TensorSource& source,
                         const HeadConfig& config) {
   std::vector<std::string> problems;
@@ -160,6 +164,12 @@ TensorView TargetTensors::embedding() const {
 }
 
 TensorView TargetTensors::lm_head() const {
+  if (config.is_quantized("lm_head")) {
+    throw_error(ErrorKind::kModel,
+                "{}: lm_head has weights of 8 bits, which a drafting head cannot share yet; take a "
+                "head with an lm_head of its own, or another drafter",
+                source->describe());
+  }
   return config.tied_embeddings ? embedding() : source->tensor("lm_head.weight");
 }
 

@@ -32,6 +32,10 @@ ModelConfig with_biases(const HeadConfig& config, const TensorSource& source,
                         const std::string& prefix);
 /// What a head of this dtype is held and computed in, given --dtype; as weight_dtype().
 DType head_dtype(const std::string& flag, DType checkpoint, bool has_float16);
+/// What MatrixSource::dtype is to be for weights that are computed in `dtype`: with `float8`, 8
+/// bits in the place of bfloat16. They are rounded when they are packed; a drafter need not be
+/// exact.
+DType head_storage(DType dtype, bool float8);
 /// What the features of a head with these inputs are brought to kernels in: float16 by way of
 /// float32, which the host can write.
 inline DType staged_feature_dtype(DType activation) {

@@ -56,9 +56,9 @@ MedusaHeads::MedusaHeads(Backend& backend, const HeadConfig& config, const Tenso
   check_head_tensors(tensors(config, found), head, config);
   heads_ = found.heads;
   layers_ = found.layers;
+  const DType stored = head.tensor(layer_name(found.prefix, 0, 0) + ".weight").dtype;
   load(head, found,
-       head_dtype(options.dtype, head.tensor(layer_name(found.prefix, 0, 0) + ".weight").dtype,
-                  options.float16));
+       head_storage(head_dtype(options.dtype, stored, options.float16), options.float8));
   lay_out();
 }
 

@@ -25,6 +25,7 @@ class MedusaHeads {
     bool shared_noise = true;    ///< rank with the pick rule's noise
     std::string dtype = "auto";  ///< as --dtype
     bool float16 = false;        ///< the backend has it; else float16 heads run in float32
+    bool float8 = false;         ///< see head_storage()
   };
   /// Throws Error(kModel) for tensors that are missing, surplus or of a wrong shape.
   MedusaHeads(Backend& backend, const HeadConfig& config, const TensorSource& head,

@@ -167,10 +167,12 @@ OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape)
 OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape,
                    std::unique_ptr<Backend> its_backend)
     : backend(std::move(its_backend)) {
-  model = open_branch_model(
-      golden.method, golden.directory.string(), golden_context(golden, shape),
-      {.scratch_slots = 31, .max_rows = shape.max_rows, .shared_noise = shape.shared_noise},
-      *backend);
+  model = open_branch_model(golden.method, golden.directory.string(), golden_context(golden, shape),
+                            {.scratch_slots = 31,
+                             .max_rows = shape.max_rows,
+                             .shared_noise = shape.shared_noise,
+                             .float8 = shape.float8},
+                            *backend);
 }
 
 Trace run_golden(BranchModel& model, const GoldenHead& golden, const RunOptions& options) {

@@ -54,6 +54,7 @@ struct HeadShape {
   int max_rows = 64;
   bool shared_noise = true;
   bool float16 = false;  ///< the backend has it
+  bool float8 = false;
 };
 
 DraftContext golden_context(const GoldenHead& golden, const HeadShape& shape);

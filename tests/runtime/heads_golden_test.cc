@@ -40,6 +40,22 @@ TEST_P(Heads, BFloat16CandidatesAreWithinTheRoundingOfActivations) {
   }
 }
 
+TEST_P(Heads, WeightsOf8BitsDraftAlmostTheSame) {
+  // A weight of three mantissa bits is off by up to 1/16, which averages out over a product, but
+  // not within a factor of four: the goldens are narrow.
+  const double tolerance = 3 * golden.bfloat16_error + 0.25;
+  OpenHead wide(golden, {.dtype = "bfloat16"});
+  OpenHead head(golden, {.dtype = "bfloat16", .float8 = true});
+  const Trace trace = run_golden(*head.model, golden, {});
+  expect_golden(trace, golden, tolerance);
+  EXPECT_NE(trace, run_golden(*wide.model, golden, {})) << "the weights have all of their bits";
+  RunOptions single;
+  single.rows_per_expand = 1;
+  single.chunk = 1;
+  OpenHead other(golden, {.dtype = "bfloat16", .threads = 3, .float8 = true});
+  EXPECT_EQ(run_golden(*other.model, golden, single), trace);
+}
+
 TEST_P(Heads, FloatFormatOfFeaturesDoesNotMatter) {
   OpenHead head(golden, {});
   RunOptions narrow;

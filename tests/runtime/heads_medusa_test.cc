@@ -19,13 +19,14 @@ const char* const kNames[] = {"medusa-fp32", "medusa-two-layers-bf16"};
 
 struct OpenMedusa {
   OpenMedusa(const GoldenHead& golden, int threads = 1, const std::string& dtype = "float32",
-             bool shared_noise = true)
+             bool shared_noise = true, bool float8 = false)
       : backend(cpu::make_cpu_backend({.threads = threads})),
         source(open_head(golden.directory)),
         heads(
             *backend,
             load_head_config(HeadKind::kMedusa, golden.directory, ModelConfig::load(golden.target)),
-            *source, {.max_rows = 7, .shared_noise = shared_noise, .dtype = dtype}) {}
+            *source,
+            {.max_rows = 7, .shared_noise = shared_noise, .dtype = dtype, .float8 = float8}) {}
   std::unique_ptr<Backend> backend;
   std::shared_ptr<const TensorSource> source;
   MedusaHeads heads;
@@ -33,6 +34,30 @@ struct OpenMedusa {
 
 MedusaHeads::Row row_of(const std::vector<float>& feature) {
   return {.feature = {feature.data(), DType::kFloat32}, .params = {}};
+}
+
+TEST(Medusa, WeightsOf8BitsRankAlmostTheSame) {
+  for (const char* name : kNames) {
+    const GoldenHead golden = load_golden_head(name);
+    OpenMedusa wide(golden, 1, "bfloat16"), narrow(golden, 1, "bfloat16", true, true);
+    std::vector<MedusaHeads::Row> rows;
+    for (const auto& feature : golden.features) rows.push_back(row_of(feature));
+    wide.heads.rank(rows, 24), narrow.heads.rank(rows, 24);
+    double moved = 0;
+    for (int head = 0; head < wide.heads.heads(); ++head) {
+      for (size_t r = 0; r < rows.size(); ++r) {
+        const auto before = wide.heads.ranked(int(r), head);
+        const auto after = narrow.heads.ranked(int(r), head);
+        ASSERT_EQ(after.size(), before.size());
+        const double largest = std::abs(before[0].score);
+        for (size_t i = 0; i < before.size(); ++i) {
+          moved = std::max(moved, std::abs(double(after[i].score) - before[i].score) / largest);
+        }
+      }
+    }
+    EXPECT_GT(moved, 1e-3) << name << ": the weights have all of their bits";
+    EXPECT_LT(moved, 0.25) << name;
+  }
 }
 
 TEST(Medusa, CandidatesAreThoseOfPyTorch) {
