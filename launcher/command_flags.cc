@@ -53,9 +53,10 @@ void add_place_flags(CLI::App& app, CommonFlags& common) {
                "depends on what shares a pass; fast: cuBLASLt's (default: exact)");
   group.choice("--gpu-graphs", engine.gpu_graphs, {"on", "off"},
                "replay decoding steps as CUDA graphs; changes no bit (default: on)");
-  group.choice("--gpu-collectives", engine.gpu_collectives, {"auto", "nccl", "host"},
-               "how the GPUs of --tp add up; the bits are the same (default: auto, NCCL where it\n"
-               "is found, else through host memory)");
+  group.choice("--gpu-collectives", engine.gpu_collectives, {"auto", "ipc", "nccl", "host"},
+               "how the GPUs of --tp add up; the bits are the same. ipc: one kernel over each\n"
+               "other's memory, on one host (default: auto, that for few rows, NCCL for many;\n"
+               "what is not there is done without, in the end through host memory)");
   group.integer("--threads", engine.threads, 0, 4096,
                 "CPU threads of a process (default: 0, all its cores)");
   group.choice("--cpu-isa", engine.cpu_isa, {"auto", "portable", "avx2", "avx512-bf16", "amx-bf16"},

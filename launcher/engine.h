@@ -27,7 +27,7 @@ struct EngineOptions {
   std::string draft_device = "auto";     ///< auto | cpu | cuda: of drafters with a model
   std::string gpu_matmul = "exact";      ///< exact | fast
   std::string gpu_graphs = "on";         ///< on | off
-  std::string gpu_collectives = "auto";  ///< auto | nccl | host
+  std::string gpu_collectives = "auto";  ///< auto | ipc | nccl | host
   std::string cpu_isa = "auto";
   int threads = 0;  ///< per process; 0 = all cores
   int tp = 0;       ///< 0 = 1 alone; under a launcher derived from its size

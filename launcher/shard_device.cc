@@ -1,5 +1,7 @@
 #include "launcher/shard_device.h"
 
+#include <algorithm>
+
 #include "kernels/check.h"
 #include "launcher/replica.h"
 
@@ -7,6 +9,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "parallel/device_communicator.h"
 #include "parallel/nccl_transport.h"
+#include "parallel/peer_memory.h"
 #endif
 #include "parallel/staged_communicator.h"
 
@@ -47,6 +50,34 @@ std::unique_ptr<Backend> make_gpu_backend(const GpuOptions& gpu) {
 #endif
 }
 
+namespace {
+
+#if defined(CONVOKE_HAVE_CUDA)
+/// What there is of `how`: ipc, nccl, or auto, which is both. The note says what is not, and why.
+DeviceLinks make_links(Backend& backend, Communicator& host, const std::string& how,
+                       const CommunicatorOptions& sizes) {
+  DeviceLinks links;
+  const int device = cuda::device_of(backend);
+  const auto missing = [&](const char* what, const std::string& why) {
+    if (how != "auto") throw_error(ErrorKind::kResource, "--gpu-collectives {}: {}", how, why);
+    links.note += fmt::format("{}no {}: {}", links.note.empty() ? "" : "; ", what, why);
+  };
+  std::string why;
+  if (how != "nccl") {
+    const int64_t largest = std::min(sizes.reduce_capacity, one_shot_bytes(host.size()) / 4);
+    links.peers = make_peer_memory(backend, host, place_of(device), {.capacity = largest}, why);
+    if (links.peers == nullptr) missing("one-shot sums", why);
+  }
+  if (how != "ipc") {
+    links.transport = make_nccl_transport(host, device, why);
+    if (links.transport == nullptr) missing("NCCL", why);
+  }
+  return links;
+}
+#endif
+
+}  // namespace
+
 ShardDevice choose_device(const std::string& flag) {
   // Until the CUDA backend has run on a GPU it is taken by those who ask for it, and only by them.
   if (flag == "cpu" || flag == "auto") return ShardDevice::kCpu;
@@ -85,15 +116,14 @@ std::unique_ptr<Communicator> communicator_for(Backend& backend, std::unique_ptr
 #if defined(CONVOKE_HAVE_CUDA)
   const std::string& how = setup.options.gpu_collectives;
   if (how != "host" && !setup.make_backend) {
-    std::string why;
-    auto transport = make_nccl_transport(*host, cuda::device_of(backend), why);
-    if (transport != nullptr) {
-      return make_device_communicator(backend, std::move(host), std::move(transport), sizes);
+    DeviceLinks links = make_links(backend, *host, how, sizes);
+    if (links.transport != nullptr || links.peers != nullptr) {
+      return make_device_communicator(backend, std::move(host), std::move(links), sizes);
     }
-    if (how == "nccl") throw_error(ErrorKind::kResource, "--gpu-collectives nccl: {}", why);
+    return make_staged_communicator(backend, std::move(host), sizes, links.note);
   }
 #endif
-  return make_staged_communicator(backend, std::move(host), sizes);
+  return make_staged_communicator(backend, std::move(host), sizes, "");
 }
 
 std::unique_ptr<Backend> ReplicaSetup::make_shard_backend() const {

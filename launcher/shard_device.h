@@ -37,8 +37,9 @@ std::unique_ptr<Backend> make_gpu_backend(const GpuOptions& gpu);
 int64_t free_device_memory(int number);
 
 /// How the shards of a replica add up what their backends hold (--gpu-collectives): `host` itself
-/// where they share its memory, else through NCCL or the host's memory, by way of `host`.
-/// Collective. Throws Error(kResource) where NCCL is insisted on and cannot be used.
+/// where they share its memory, else through each other's memory, NCCL, or the host's memory, by
+/// way of `host`. Collective. Throws Error(kResource) where a way is insisted on and cannot be
+/// used.
 std::unique_ptr<Communicator> communicator_for(Backend& backend, std::unique_ptr<Communicator> host,
                                                const ReplicaSetup& setup);
 

@@ -1,5 +1,6 @@
 #include "parallel/communicator.h"
 
+#include "kernels/check.h"
 #include "parallel/block_communicator.h"
 
 namespace convoke {
@@ -7,6 +8,10 @@ namespace convoke {
 void Communicator::all_gather_floats(Stream& stream, const float* mine, float* all, int64_t count) {
   all_gather(stream, std::as_bytes(std::span(mine, size_t(count))),
              std::as_writable_bytes(std::span(all, size_t(count * size()))));
+}
+
+void Communicator::all_reduce_add_norm(Stream&, const ResidualSum&) {
+  CONVOKE_CHECK(fuses_norm());
 }
 
 std::vector<std::unique_ptr<Communicator>> make_thread_communicators(

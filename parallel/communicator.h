@@ -23,6 +23,16 @@
 
 namespace convoke {
 
+/// Rows of the residual stream that a sum goes to, and what follows it.
+struct ResidualSum {
+  float* target = nullptr;  ///< [rows][columns], dense, as the reduce buffer
+  int64_t rows = 0, columns = 0;
+  const float* bias = nullptr;         ///< [columns], added to every row after the sum, or null
+  const float* norm_weight = nullptr;  ///< [columns]
+  float norm_epsilon = 0;
+  TensorView normalised;  ///< out [rows, columns], as RmsNormArgs::y
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -36,6 +46,11 @@ class Communicator {
   virtual float* reduce_buffer() = 0;
   /// target[i] += tree sum over ranks of reduce_buffer[i], i < count.
   virtual void all_reduce_add(Stream& stream, float* target, int64_t count) = 0;
+  /// Whether the norm that follows a sum belongs to it: where that saves a kernel.
+  virtual bool fuses_norm() const { return false; }
+  /// all_reduce_add, then Backend::add_bias and Backend::rms_norm, with their bits. Only where
+  /// fuses_norm() holds.
+  virtual void all_reduce_add_norm(Stream& stream, const ResidualSum& sum);
   /// all[r * mine.size() ...] = rank r's `mine`; both in host memory, read as Stream::host() has
   /// it.
   virtual void all_gather(Stream& stream, std::span<const std::byte> mine,

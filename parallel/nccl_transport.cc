@@ -1,7 +1,5 @@
 #include "parallel/nccl_transport.h"
 
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -13,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/shared_library.h"
+#include "parallel/rank_place.h"
 
 #if defined(CONVOKE_HAVE_NCCL)
 #include <nccl.h>
@@ -167,32 +166,6 @@ bool library_is_there(std::string& why) {
   }
 }
 
-/// Everyone's places, in the order of ranks.
-std::vector<RankPlace> exchange_places(Communicator& host, const RankPlace& mine) {
-  std::vector<RankPlace> places;
-  for (int root = 0; root < host.size(); ++root) {
-    const std::string text =
-        fmt::format("{}\n{}\n{}\n{}", mine.host, mine.device, mine.process, mine.able ? 1 : 0);
-    std::vector<std::byte> message(text.size());
-    std::memcpy(message.data(), text.data(), text.size());
-    host.broadcast(message, root);
-    const std::string theirs(reinterpret_cast<const char*>(message.data()), message.size());
-    RankPlace place;
-    size_t begin = 0;
-    const auto next = [&] {
-      const size_t end = std::min(theirs.find('\n', begin), theirs.size());
-      const std::string field = theirs.substr(begin, end - begin);
-      begin = std::min(end + 1, theirs.size());
-      return field;
-    };
-    place.host = next(), place.device = next();
-    place.process = std::strtol(next().c_str(), nullptr, 10);
-    place.able = next() == "1";
-    places.push_back(std::move(place));
-  }
-  return places;
-}
-
 ncclUniqueId share_id(Communicator& host) {
   ncclUniqueId id = {};
   if (host.rank() == 0) api().check(api().unique_id(&id), "ncclGetUniqueId");
@@ -231,9 +204,7 @@ ncclComm_t connect(int rank, int size, const ncclUniqueId& id, int device) {
 
 std::unique_ptr<DeviceTransport> make_nccl_transport(Communicator& host, int device,
                                                      std::string& why) {
-  char name[256] = {};
-  gethostname(name, sizeof name - 1);
-  RankPlace mine{name, cuda::device_info(device).address, long(getpid()), true};
+  RankPlace mine = place_of(device);
   std::string missing;
   mine.able = library_is_there(missing);
   const TransportChoice choice = choose_transport(exchange_places(host, mine));
@@ -245,7 +216,7 @@ std::unique_ptr<DeviceTransport> make_nccl_transport(Communicator& host, int dev
   if (choice.shares_device[size_t(rank)]) {
     // NCCL refuses a device that it sees twice on one host. Read once, when the first communicator
     // of the process is made.
-    setenv("NCCL_HOSTID", fmt::format("{}-{}", name, rank).c_str(), 0);
+    setenv("NCCL_HOSTID", fmt::format("{}-{}", mine.host, rank).c_str(), 0);
   }
   const ncclUniqueId id = share_id(host);
   return std::make_unique<NcclTransport>(connect(rank, host.size(), id, device), rank, host.size());

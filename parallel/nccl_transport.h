@@ -3,9 +3,11 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "parallel/communicator.h"
 #include "parallel/device_transport.h"
+#include "parallel/rank_place.h"
 
 namespace convoke {
 
@@ -16,13 +18,6 @@ namespace convoke {
 /// when NCCL does not come up on all ranks within a minute, Error(kResource) when it fails.
 std::unique_ptr<DeviceTransport> make_nccl_transport(Communicator& host, int device,
                                                      std::string& why);
-
-/// Where a rank computes, as ranks tell each other to agree on a transport.
-struct RankPlace {
-  std::string host, device;  ///< which of the host's devices
-  long process = 0;
-  bool able = true;  ///< the library is there
-};
 
 /// What the ranks' places mean for NCCL: why it cannot be used (the same on all ranks), or nothing
 /// and which ranks share their device with another.

@@ -39,6 +39,9 @@ Transformer::Transformer(Backend& backend, Communicator& communicator, const Mod
     attended_ = layout.matrix(activation, max_rows, q_width);
     activated_ = layout.matrix(activation, max_rows, plan.intermediate.size());
     final_ = layout.matrix(activation, logit_rows, config.hidden);
+    if (communicator.fuses_norm()) {
+      normed_ = layout.matrix(activation, max_rows, config.hidden);
+    }
     logits_ = layout.matrix(DType::kFloat32, logit_rows, plan.vocabulary.size());
     return layout.used();
   };
@@ -76,13 +79,15 @@ void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
                             .lookahead = lookahead_,
                             .x = partial(rows)});
     backend_.fill_zero(stream, x);
-    reduce_into_residual(stream, {}, rows);
+    reduce_into_residual(stream, {}, rows, &weights_.layers[0].input_norm);
   }
   for (int l = 0; l < config_.layers; ++l) {
     export_residual(stream, l, rows);
     attention_block(stream, weights_.layers[size_t(l)], cache.layers()[size_t(l)],
                     config_.window.empty() ? 0 : config_.window[size_t(l)], batch);
-    mlp_block(stream, weights_.layers[size_t(l)], rows);
+    const bool last = l + 1 == config_.layers;
+    mlp_block(stream, weights_.layers[size_t(l)], rows,
+              last ? nullptr : &weights_.layers[size_t(l) + 1].input_norm);
   }
   export_residual(stream, config_.layers, rows);
   export_final(stream, rows);
@@ -156,12 +161,8 @@ void Transformer::attention_block(Stream& stream, const LayerWeights& layer, con
   const TensorView qkv = qkv_.row_range(0, rows);
   const TensorView attended = attended_.row_range(0, rows);
 
-  backend_.matmul(stream, {.x = x_.row_range(0, rows),
-                           .weights = layer.qkv.get(),
-                           .bias = layer.qkv_bias.data(),
-                           .y = qkv,
-                           .norm_weight = layer.input_norm.data(),
-                           .norm_epsilon = config_.rms_epsilon});
+  normed_product(stream, layer.input_norm, rows,
+                 {.weights = layer.qkv.get(), .bias = layer.qkv_bias.data(), .y = qkv});
   const RopeAppendArgs rope{.qkv = qkv,
                             .heads = heads,
                             .batch = &batch,
@@ -180,22 +181,32 @@ void Transformer::attention_block(Stream& stream, const LayerWeights& layer, con
                            .window = window,
                            .y = attended,
                            .next = {layer.output.get(), layer.gate_up.get()}});
-  add_product(stream, attended, *layer.output, layer.output_bias);
+  add_product(stream, attended, *layer.output, layer.output_bias, &layer.post_norm);
 }
 
-void Transformer::mlp_block(Stream& stream, const LayerWeights& layer, int rows) {
+void Transformer::mlp_block(Stream& stream, const LayerWeights& layer, int rows,
+                            const FloatArray* next) {
   const TensorView activated = activated_.row_range(0, rows);
-  backend_.matmul(stream, {.x = x_.row_range(0, rows),
-                           .weights = layer.gate_up.get(),
-                           .bias = layer.gate_up_bias.data(),
-                           .y = activated,
-                           .norm_weight = layer.post_norm.data(),
-                           .norm_epsilon = config_.rms_epsilon});
-  add_product(stream, activated, *layer.down, layer.down_bias);
+  normed_product(
+      stream, layer.post_norm, rows,
+      {.weights = layer.gate_up.get(), .bias = layer.gate_up_bias.data(), .y = activated});
+  add_product(stream, activated, *layer.down, layer.down_bias, next);
+}
+
+void Transformer::normed_product(Stream& stream, const FloatArray& norm, int rows,
+                                 MatmulArgs args) {
+  if (normed_.rows > 0) {
+    args.x = normed_.row_range(0, rows);  // by the sum before
+  } else {
+    args.x = x_.row_range(0, rows);
+    args.norm_weight = norm.data();
+    args.norm_epsilon = config_.rms_epsilon;
+  }
+  backend_.matmul(stream, args);
 }
 
 void Transformer::add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
-                              const FloatArray& bias) {
+                              const FloatArray& bias, const FloatArray* next) {
   const int rows = int(input.rows);
   if (plan_.tp == 1) {
     backend_.matmul(stream, {.x = input,
@@ -205,7 +216,7 @@ void Transformer::add_product(Stream& stream, const TensorView& input, const Pac
                              .accumulate = true});
   } else {
     backend_.matmul(stream, {.x = input, .weights = &matrix, .y = partial(rows)});
-    reduce_into_residual(stream, bias, rows);
+    reduce_into_residual(stream, bias, rows, next);
   }
 }
 
@@ -227,10 +238,23 @@ TensorView Transformer::partial(int rows) {
   return TensorView::matrix(communicator_.reduce_buffer(), DType::kFloat32, rows, config_.hidden);
 }
 
-void Transformer::reduce_into_residual(Stream& stream, const FloatArray& bias, int rows) {
+void Transformer::reduce_into_residual(Stream& stream, const FloatArray& bias, int rows,
+                                       const FloatArray* next) {
   const auto start = std::chrono::steady_clock::now();
-  communicator_.all_reduce_add(stream, x_.row<float>(0), int64_t(rows) * config_.hidden);
+  const bool with_norm = next != nullptr && normed_.rows > 0;
+  if (with_norm) {
+    communicator_.all_reduce_add_norm(stream, {.target = x_.row<float>(0),
+                                               .rows = rows,
+                                               .columns = config_.hidden,
+                                               .bias = bias.data(),
+                                               .norm_weight = next->data(),
+                                               .norm_epsilon = config_.rms_epsilon,
+                                               .normalised = normed_.row_range(0, rows)});
+  } else {
+    communicator_.all_reduce_add(stream, x_.row<float>(0), int64_t(rows) * config_.hidden);
+  }
   if (stream.leads()) communication_seconds_ += seconds_since(start);
+  if (with_norm) return;
   if (!bias.empty()) backend_.add_bias(stream, x_.row_range(0, rows), bias.data());
 }
 

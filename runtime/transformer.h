@@ -53,14 +53,18 @@ class Transformer {
  private:
   void attention_block(Stream& stream, const LayerWeights& layer, const KvLayer& kv, int window,
                        const AttentionBatch& batch);
-  void mlp_block(Stream& stream, const LayerWeights& layer, int rows);
+  /// `next`: the weight of the norm that follows, or null.
+  void mlp_block(Stream& stream, const LayerWeights& layer, int rows, const FloatArray* next);
   void export_residual(Stream& stream, int layer, int rows);
   void export_final(Stream& stream, int rows);
-  /// The residual stream += sum over ranks of input * matrix, then the bias.
+  /// args.y = the residual stream, normalised with this weight, * args.weights.
+  void normed_product(Stream& stream, const FloatArray& norm, int rows, MatmulArgs args);
+  /// The residual stream += sum over ranks of input * matrix, then the bias. `next` as above.
   void add_product(Stream& stream, const TensorView& input, const PackedMatrix& matrix,
-                   const FloatArray& bias);
-  /// The residual stream += sum over ranks of the reduce buffer, then the bias.
-  void reduce_into_residual(Stream& stream, const FloatArray& bias, int rows);
+                   const FloatArray& bias, const FloatArray* next);
+  /// The residual stream += sum over ranks of the reduce buffer, then the bias. `next` as above.
+  void reduce_into_residual(Stream& stream, const FloatArray& bias, int rows,
+                            const FloatArray* next);
   TensorView partial(int rows);
 
   Backend& backend_;
@@ -77,6 +81,7 @@ class Transformer {
   TensorView attended_;   ///< [local heads * head_dim] activation dtype
   TensorView activated_;  ///< [local intermediate] activation dtype
   TensorView final_;      ///< [hidden] activation dtype
+  TensorView normed_;     ///< [hidden] activation dtype: x_, where sums over ranks leave its norm
   TensorView logits_;     ///< [local vocabulary] float32
   std::unique_ptr<Buffer> lookahead_memory_;
   TensorView lookahead_;  ///< [count, hidden] float32, maybe empty

@@ -40,6 +40,8 @@ struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;  ///< of dynamic shared memory
   int cluster = 1;          ///< blocks along x that share a cluster; needs compute capability 9.0
+  /// Blocks wait for other devices, so all of the grid must run at once: few blocks, along x.
+  bool resident = false;
 };
 
 // --- Elements ---
@@ -215,6 +217,23 @@ inline uint4 load_streaming(const uint4* from) {
 }
 inline void prefetch(const void*) {}
 
+// Words in memory that other devices, or the host, read and write meanwhile.
+inline void store_release_system(uint64_t* to, uint64_t value) {
+  __atomic_store_n(to, value, __ATOMIC_RELEASE);
+}
+inline uint64_t load_acquire_system(const uint64_t* from) {
+  return __atomic_load_n(from, __ATOMIC_ACQUIRE);
+}
+inline uint32_t load_relaxed_system(const uint32_t* from) {
+  return __atomic_load_n(from, __ATOMIC_RELAXED);
+}
+/// Looks at such a word of the device before one at the host's, which takes as long as several.
+inline constexpr int kSpinsPerLook = 1;
+/// Between two looks.
+inline void pause(std::source_location place = std::source_location::current()) {
+  ::convoke::emulation::pause(place);
+}
+
 /// Runs a kernel: launch(stream, shape, kernel<...>, arguments...), or writes it down where the
 /// stream has a log. On an emulated stream it runs when somebody waits for the stream, and may see
 /// device memory only; without one, at once.
@@ -225,9 +244,19 @@ void launch(const CudaStream& stream, const LaunchShape& shape, void (*kernel)(P
     return stream.log->add([=](const CudaStream& to) { launch(to, shape, kernel, args...); });
   }
   const ::convoke::emulation::Shape emulated = {shape.grid, shape.block, shape.shared_bytes,
-                                                unsigned(shape.cluster)};
+                                                unsigned(shape.cluster), shape.resident};
   if (stream.handle == nullptr) return ::convoke::emulation::launch(emulated, kernel, args...);
   (::convoke::emulation::check_argument(args), ...);
+  if (shape.resident) {
+    std::shared_ptr<::convoke::emulation::ResidentGrid> grid;
+    return ::convoke::emulation::enqueue_in_turns(stream.handle, [=]() mutable {
+      if (grid == nullptr) {
+        grid = ::convoke::emulation::make_resident(emulated,
+                                                   [=] { kernel(static_cast<Params>(args)...); });
+      }
+      return ::convoke::emulation::advance(*grid);
+    });
+  }
   ::convoke::emulation::enqueue(stream.handle,
                                 [=] { ::convoke::emulation::launch(emulated, kernel, args...); });
 }
@@ -323,6 +352,23 @@ __device__ __forceinline__ uint4 load_streaming(const uint4* from) {
                : "l"(from));
   return v;
 }
+
+__device__ __forceinline__ void store_release_system(uint64_t* to, uint64_t value) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+__device__ __forceinline__ uint64_t load_acquire_system(const uint64_t* from) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+  return value;
+}
+__device__ __forceinline__ uint32_t load_relaxed_system(const uint32_t* from) {
+  uint32_t value;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+inline constexpr int kSpinsPerLook = 256;
+/// Loads take long enough.
+__device__ __forceinline__ void pause() {}
 
 /// Throws Error(kResource) that names the call, the device and what to do (device_runtime.cu).
 void check_cuda(cudaError_t code, const std::string& what);

@@ -58,6 +58,13 @@ int device_count(std::string* why) {
   return 0;
 }
 
+int device_at(const std::string& address) {
+  int device = -1;
+  if (cudaDeviceGetByPCIBusId(&device, address.c_str()) == cudaSuccess) return device;
+  cudaGetLastError();  // or the next launch would report it
+  return -1;
+}
+
 DeviceInfo device_info(int device) {
   select_device(device);
   cudaDeviceProp properties;
@@ -103,6 +110,64 @@ void* allocate_pinned(size_t bytes, const char* purpose) {
 
 void free_pinned(void* memory) noexcept {
   cudaFreeHost(memory);
+}
+
+void* allocate_mapped(size_t bytes, const char* purpose) {
+  void* memory = nullptr;
+  const cudaError_t code = cudaHostAlloc(&memory, bytes, cudaHostAllocMapped);
+  if (code != cudaSuccess) {
+    check_cuda(
+        code, fmt::format("cudaHostAlloc of {} bytes of the host's memory for {}", bytes, purpose));
+  }
+  // With unified addressing, which every 64-bit system has, the device's address is the same.
+  return memory;
+}
+
+void free_mapped(void* memory) noexcept {
+  cudaFreeHost(memory);
+}
+
+bool reaches_peer(int device, int peer) {
+  if (device == peer) return true;
+  int reaches = 0;
+  check_cuda(cudaDeviceCanAccessPeer(&reaches, device, peer), "cudaDeviceCanAccessPeer");
+  return reaches != 0;
+}
+
+void reach_peer(int device, int peer) {
+  select_device(device);
+  if (device == peer) return;
+  const cudaError_t code = cudaDeviceEnablePeerAccess(peer, 0);
+  if (code == cudaErrorPeerAccessAlreadyEnabled) {
+    cudaGetLastError();  // or the next launch would report it
+    return;
+  }
+  check_cuda(code, "cudaDeviceEnablePeerAccess");
+}
+
+MemoryHandle export_memory(void* memory) {
+  cudaIpcMemHandle_t handle;
+  check_cuda(cudaIpcGetMemHandle(&handle, memory), "cudaIpcGetMemHandle");
+  MemoryHandle bytes;
+  static_assert(sizeof handle == sizeof bytes);
+  std::memcpy(bytes.data(), &handle, sizeof handle);
+  return bytes;
+}
+
+void* import_memory(const MemoryHandle& bytes) {
+  cudaIpcMemHandle_t handle;
+  std::memcpy(&handle, bytes.data(), sizeof handle);
+  void* memory = nullptr;
+  const cudaError_t code = cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
+  if (code != cudaSuccess) {
+    cudaGetLastError();  // or the next launch would report it
+    check_cuda(code, "cudaIpcOpenMemHandle");
+  }
+  return memory;
+}
+
+void release_import(void* memory) noexcept {
+  cudaIpcCloseMemHandle(memory);
 }
 
 CUstream_st* create_stream() {

@@ -6,6 +6,7 @@
 // that names the CUDA call, the device, CUDA's reason and what to do about it.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <string>
 
@@ -26,6 +27,8 @@ struct DeviceInfo {
 /// Devices that this process can use. Without a driver or a device 0, and `why` (if not null) is
 /// what CUDA says about it.
 int device_count(std::string* why = nullptr);
+/// Which device of this process has this address on the host's bus; negative: none.
+int device_at(const std::string& address);
 /// Selects the device on the way.
 DeviceInfo device_info(int device);
 void select_device(int device);
@@ -36,6 +39,24 @@ void free_device(void* memory) noexcept;
 /// Host memory that the device copies from and to on its own.
 void* allocate_pinned(size_t bytes, const char* purpose);
 void free_pinned(void* memory) noexcept;
+
+/// Pinned host memory that kernels read and write at the same address.
+void* allocate_mapped(size_t bytes, const char* purpose);
+void free_mapped(void* memory) noexcept;
+
+// Memory of one device in kernels of another.
+
+/// Whether kernels of `device` can use memory of `peer` once they may (reach_peer); both as this
+/// process numbers them.
+bool reaches_peer(int device, int peer);
+/// From now on they may. Selects `device` on the way.
+void reach_peer(int device, int peer);
+/// Names memory of allocate_device(), which this process owns, to other processes of the host.
+using MemoryHandle = std::array<std::byte, 64>;
+MemoryHandle export_memory(void* memory);
+/// That of another process, at an address for kernels of the selected device.
+void* import_memory(const MemoryHandle& handle);
+void release_import(void* memory) noexcept;
 
 CUstream_st* create_stream();
 /// What was enqueued must be done.

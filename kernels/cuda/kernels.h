@@ -79,6 +79,40 @@ void matmul(const CudaStream& stream, const MatmulArgs& args, const Workspace& w
 void rank_sum(const CudaStream& stream, const float* parts, int64_t stride, int ranks,
               float* target, int64_t count, bool add);
 
+// --- one_shot.cu ---
+
+inline constexpr int kMostExchangeRanks = 8;
+inline constexpr int kMostExchangeBlocks = 64;
+
+/// The memory by which the ranks of a host exchange what they contribute: a region on the device of
+/// each, which all of them reach.
+struct PeerRegions {
+  std::byte* regions[kMostExchangeRanks] = {};  ///< of all ranks, as this rank's device sees them
+  /// In memory of allocate_mapped(): not 0 when nobody is to be waited for any more.
+  const uint32_t* abort = nullptr;
+  int64_t capacity = 0;  ///< floats of one contribution; a multiple of 4
+  int rank = 0;
+  int ranks = 1;                     ///< 2, 4 or 8
+  int blocks = kMostExchangeBlocks;  ///< of a sum, at most; the same on all ranks
+};
+/// Of a region. It is all zeros before the first sum.
+size_t exchange_bytes(int ranks, int64_t capacity);
+
+/// target[r][c] += tree sum over ranks of mine[r][c], then += bias[c], then the row's norm: what
+/// rank_sum, add_bias and rms_norm do one after another, with their bits.
+struct OneShotSum {
+  const float* mine = nullptr;  ///< [rows][columns], dense, as target
+  float* target = nullptr;
+  int64_t rows = 0, columns = 0;
+  const float* bias = nullptr;         ///< [columns] or null
+  const float* norm_weight = nullptr;  ///< [columns] or null: no norm
+  float norm_epsilon = 0;
+  TensorView normalised;  ///< out [rows, columns], where there is a norm
+};
+/// All ranks launch it in the same order with equal extents. Its blocks wait for those of the
+/// others.
+void one_shot_sum(const CudaStream& stream, const PeerRegions& peers, const OneShotSum& sum);
+
 // --- pick.cu, pick_filter.cu, rank.cu: equal to the CPU's picks in every bit ---
 
 size_t pick_workspace_bytes(int64_t rows, int64_t columns);

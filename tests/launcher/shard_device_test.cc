@@ -66,8 +66,10 @@ TEST(ShardDevice, WhatIsAskedOfGpusIsRefusedWithoutOne) {
             "--gpu-matmul fast: shards compute on CPUs here; give --device cuda as well");
   EXPECT_THAT(refusal_with([](EngineOptions& o) { o.gpu_graphs = "off"; }),
               HasSubstr("--gpu-graphs off"));
-  EXPECT_THAT(refusal_with([](EngineOptions& o) { o.gpu_collectives = "nccl"; }),
-              HasSubstr("--gpu-collectives nccl"));
+  for (const char* way : {"ipc", "nccl", "host"}) {
+    EXPECT_THAT(refusal_with([&](EngineOptions& o) { o.gpu_collectives = way; }),
+                HasSubstr(fmt::format("--gpu-collectives {}", way)));
+  }
 }
 
 TEST(DraftDevice, FollowsTheShardsUnlessToldOtherwise) {

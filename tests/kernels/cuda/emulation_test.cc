@@ -328,5 +328,50 @@ TEST(CudaEmulation, TensorCoresMultiplyIntegersExactly) {
   check_tiles<Float16>();
 }
 
+// --- Grids that wait for others ---
+
+/// Raises its own flag, waits for the other's, and reads what stands behind it; block by block.
+__global__ void meet_kernel(uint64_t* mine, const uint64_t* theirs, int* own_value,
+                            const int* their_value, int* out) {
+  if (threadIdx.x == 0) {
+    own_value[blockIdx.x] += 10;
+    store_release_system(&mine[blockIdx.x], 1);
+    while (load_acquire_system(&theirs[blockIdx.x]) < 1) pause();
+  }
+  __syncthreads();
+  out[blockIdx.x * 4 + threadIdx.x] = their_value[blockIdx.x] + int(threadIdx.x);
+}
+
+TEST(CudaEmulation, GridsThatRunTogetherWaitForEachOther) {
+  for (const auto schedule : emulation::kSchedules) {
+    emulation::set_schedule(schedule, 2);
+    uint64_t flags[2][3] = {};
+    int values[2][3] = {{1, 2, 3}, {4, 5, 6}}, out[2][12] = {};
+    const emulation::Shape shape = {.grid = 3, .block = 4, .resident = true};
+    const auto grid = [&](int g) {
+      return emulation::make_resident(
+          shape, [&, g] { meet_kernel(flags[g], flags[1 - g], values[g], values[1 - g], out[g]); });
+    };
+    const auto first = grid(0), second = grid(1);
+    EXPECT_FALSE(emulation::advance(*first)) << "the other has not begun";
+    EXPECT_FALSE(emulation::advance(*first));
+    EXPECT_TRUE(emulation::advance(*second));
+    EXPECT_TRUE(emulation::advance(*first));
+    for (int i = 0; i < 12; ++i) {
+      EXPECT_EQ(out[0][i], 14 + i / 4 + i % 4);
+      EXPECT_EQ(out[1][i], 11 + i / 4 + i % 4);
+    }
+  }
+  emulation::set_schedule(emulation::Schedule::kInOrder);
+}
+
+TEST(CudaEmulationDeathTest, BlocksThatDoNotRunTogetherMustNotWait) {
+  uint64_t flags[2] = {};
+  int values[2] = {}, out[4];
+  EXPECT_DEATH(launch(kStream, {1, 4}, meet_kernel, &flags[0], &flags[1], &values[0], &values[1],
+                      static_cast<int*>(out)),
+               "its grid does not run together");
+}
+
 }  // namespace
 }  // namespace convoke::cuda

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -20,9 +21,10 @@
 #include "tests/support/cuda_emulation/emulation.h"
 
 namespace convoke::emulation {
-/// What a stream does; `ready` says whether it can be begun (empty: at once).
+/// What a stream does; `ready` says whether it can be begun (empty: at once). `run` says whether it
+/// has ended, or waits for others and is to be called again.
 struct Work {
-  std::function<void()> run;
+  std::function<bool()> run;
   std::function<bool()> ready;
 };
 }  // namespace convoke::emulation
@@ -102,6 +104,7 @@ class Devices {
 
   int count = 2;
   int major = 9;
+  std::atomic<bool> links = true;
   uint64_t limit = uint64_t{1} << 40;
   DeviceCounters counters;
 
@@ -147,6 +150,14 @@ class Devices {
     pinned_.take(memory);
     std::free(memory);
   }
+  void map(void* memory, size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    mapped_.add(memory, {bytes, nullptr, 0});
+  }
+  void unmap(void* memory) {
+    const std::lock_guard lock(mutex_);
+    mapped_.take(memory);
+  }
 
   bool on_device(const void* pointer) {
     const std::lock_guard lock(mutex_);
@@ -155,6 +166,11 @@ class Devices {
   bool pinned(const void* pointer) {
     const std::lock_guard lock(mutex_);
     return pinned_.has(pointer);
+  }
+  /// Host memory that kernels may use.
+  bool mapped(const void* pointer) {
+    const std::lock_guard lock(mutex_);
+    return mapped_.has(pointer);
   }
   uint64_t bytes() {
     const std::lock_guard lock(mutex_);
@@ -190,7 +206,9 @@ class Devices {
     CUstream_st* stream;
     std::vector<Work> work;
     size_t next = 0;
-    bool ready() const { return work[next].ready == nullptr || work[next].ready(); }
+    bool begun = false;  ///< the next work
+    bool waits = false;  ///< in the middle of it, for others
+    bool ready() const { return !waits && (work[next].ready == nullptr || work[next].ready()); }
   };
 
   void submit(CUstream_st& stream) {
@@ -208,6 +226,7 @@ class Devices {
       const auto able = std::ranges::find_if(running_, &Running::ready);
       if (able == running_.end()) {  // streams that wait for others, which are still to come
         changed_.wait_for(lock, std::chrono::milliseconds(1));
+        for (Running& r : running_) r.waits = false;
         continue;
       }
       Running mine = std::move(*able);
@@ -225,10 +244,17 @@ class Devices {
     protect(PROT_READ | PROT_WRITE);
     open_ = true;
     lock.unlock();
+    bool came_further = false;
     do {
-      running.work[running.next++].run();
+      running.waits = !running.work[running.next].run();
+      came_further |= !running.waits || !running.begun;
+      running.begun = running.waits;
+      if (!running.waits) ++running.next;
     } while (running.next < running.work.size() && running.ready());
     lock.lock();
+    if (came_further) {
+      for (Running& r : running_) r.waits = false;  // it may have been for this
+    }
     open_ = false;
     protect(PROT_NONE);
   }
@@ -244,7 +270,7 @@ class Devices {
   bool ending_ = false;
   bool open_ = false;  ///< the worker is at work: device memory can be touched
   uint64_t bytes_ = 0;
-  Ranges device_, pinned_;
+  Ranges device_, pinned_, mapped_;
   std::thread worker_;  // last: it uses the others
 };
 
@@ -263,7 +289,7 @@ bool leads_to_host(uint64_t word) {
       top == 0x7f || top == 0x7e || top == 0x55 || top == 0x56 || (top >= 0x60 && top <= 0x63);
   if (!looks || word % alignof(int32_t) != 0 || uint32_t(word) < 0x10000) return false;
   auto* const pointer = reinterpret_cast<void*>(word);
-  if (devices().on_device(pointer)) return false;
+  if (devices().on_device(pointer) || devices().mapped(pointer)) return false;
   unsigned char resident = 0;
   return mincore(reinterpret_cast<void*>(word / kPage * kPage), kPage, &resident) == 0;
 #else
@@ -298,6 +324,13 @@ uint64_t device_bytes() {
   return devices().bytes();
 }
 
+void cut_links(bool cut) {
+  devices().links = !cut;
+}
+bool links_between(int device, int peer) {
+  return device == peer || devices().links;
+}
+
 void limit_device_bytes(uint64_t bytes) {
   devices().limit = bytes;
 }
@@ -308,7 +341,15 @@ void check_argument_words(const void* argument, size_t bytes) {
 
 void enqueue(CUstream_st* stream, std::function<void()> work, std::function<bool()> ready) {
   (stream->capturing ? stream->captured : stream->work)
-      .push_back({std::move(work), std::move(ready)});
+      .push_back({[work = std::move(work)] {
+                    work();
+                    return true;
+                  },
+                  std::move(ready)});
+}
+
+void enqueue_in_turns(CUstream_st* stream, std::function<bool()> work) {
+  (stream->capturing ? stream->captured : stream->work).push_back({std::move(work), {}});
 }
 
 }  // namespace convoke::emulation
@@ -320,6 +361,13 @@ using emulation::devices;
 int device_count(std::string* why) {
   if (devices().count == 0 && why != nullptr) *why = "emulated: there is none";
   return devices().count;
+}
+
+int device_at(const std::string& address) {
+  for (int d = 0; d < devices().count; ++d) {
+    if (address == "emulated:" + std::to_string(d)) return d;
+  }
+  return -1;
 }
 
 DeviceInfo device_info(int device) {
@@ -348,6 +396,38 @@ void free_pinned(void* memory) noexcept {
   CONVOKE_CHECK(emulation::capturing == nullptr);
   devices().release_pinned(memory);
 }
+
+void* allocate_mapped(size_t bytes, const char* purpose) {
+  void* const memory = allocate_pinned(bytes, purpose);
+  devices().map(memory, bytes);
+  return memory;
+}
+void free_mapped(void* memory) noexcept {
+  devices().unmap(memory);
+  free_pinned(memory);
+}
+
+bool reaches_peer(int device, int peer) {
+  return emulation::links_between(device, peer);
+}
+void reach_peer(int device, int peer) {
+  CONVOKE_CHECK(emulation::links_between(device, peer));
+}
+MemoryHandle export_memory(void* memory) {
+  CONVOKE_CHECK(devices().on_device(memory));
+  MemoryHandle handle = {};
+  std::memcpy(handle.data(), &memory, sizeof memory);
+  return handle;
+}
+void* import_memory(const MemoryHandle& handle) {
+  void* memory = nullptr;
+  std::memcpy(&memory, handle.data(), sizeof memory);
+  if (!devices().on_device(memory)) {
+    throw_error(ErrorKind::kResource, "CUDA: cudaIpcOpenMemHandle: no such memory is emulated");
+  }
+  return memory;
+}
+void release_import(void*) noexcept {}
 
 CUstream_st* create_stream() {
   return new CUstream_st;

@@ -25,6 +25,9 @@ struct DeviceCounters {
 DeviceCounters& device_counters();
 /// Bytes of device memory that are allocated now.
 uint64_t device_bytes();
+/// Devices do not reach each other's memory any more, or again (at first they do).
+void cut_links(bool cut);
+bool links_between(int device, int peer);
 /// The next allocations of device memory fail once so many bytes are in use.
 void limit_device_bytes(uint64_t bytes);
 

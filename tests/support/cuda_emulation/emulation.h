@@ -12,6 +12,9 @@
 // and the order in which threads run can be turned round or shuffled, so a missing barrier shows as
 // a result that depends on the order.
 //
+// A kernel whose blocks run together (Shape::resident) may wait for what other devices do: when all
+// of its threads that are left wait, it is laid aside and other streams run.
+//
 // A kernel that is launched without a stream runs to its end inside launch(), one at a time in a
 // process. On a stream of an emulated device (device.h) it runs when somebody waits for the stream.
 #pragma once
@@ -23,6 +26,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <source_location>
 #include <utility>
 
@@ -78,6 +82,8 @@ struct Shape {
   dim3 grid, block;
   size_t shared_bytes = 0;
   unsigned cluster = 1;  ///< blocks along x that run together and see each other's shared memory
+  /// All blocks run together and may wait for other devices. Of a grid along x, without clusters.
+  bool resident = false;
 };
 
 /// Runs `body(argument)` once per thread of the grid.
@@ -90,10 +96,19 @@ void launch(const Shape& shape, void (*kernel)(Params...), Args... args) {
       shape, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
 }
 
+/// A grid whose blocks run together. advance() takes it as far as it comes without others and says
+/// whether it has ended.
+class ResidentGrid;
+std::shared_ptr<ResidentGrid> make_resident(const Shape& shape, std::function<void()> body);
+bool advance(ResidentGrid& grid);
+
 /// Of emulated devices (device.cc): puts work on a stream; ends the process if an argument of a
 /// kernel holds an address in host memory.
 /// `ready` says whether it can be begun; until then other streams run.
 void enqueue(CUstream_st* stream, std::function<void()> work, std::function<bool()> ready = {});
+/// Work that may have to wait for others in the middle: until it says that it has ended, other
+/// streams run and it is called again. A copy that was never called is work of its own.
+void enqueue_in_turns(CUstream_st* stream, std::function<bool()> work);
 void check_argument_words(const void* argument, size_t bytes);
 
 template <typename T>
@@ -116,6 +131,8 @@ struct Indices {
 const Indices& indices();
 
 void block_barrier(Place place);
+/// There is nothing to do before others (another grid, the host) have done something.
+void pause(Place place);
 void cluster_barrier(Place place);
 
 /// All lanes of `mask` meet; the last to arrive calls `complete` with every lane's operand (null
@@ -207,6 +224,8 @@ inline bool __all_sync(uint32_t mask, bool vote,
                        ::convoke::emulation::Place place = std::source_location::current()) {
   return ::convoke::emulation::ballot(mask, vote, place) == mask;
 }
+
+inline void __threadfence() {}
 
 // Atomics: fibers do not interrupt each other.
 template <typename T>

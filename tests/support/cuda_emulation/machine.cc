@@ -80,6 +80,7 @@ struct WarpOperation {
 };
 
 struct Block;
+class Machine;
 
 struct Warp {
   std::vector<WarpOperation> operations;  ///< not complete yet, of disjoint masks
@@ -88,6 +89,7 @@ struct Warp {
 
 struct Thread {
   std::unique_ptr<Fiber> fiber;
+  Machine* machine = nullptr;  ///< whose grid it is in
   Indices indices{};
   Block* block = nullptr;
   Warp* warp = nullptr;
@@ -105,28 +107,49 @@ struct Block {
   int live = 0;
 };
 
+/// What all grids have in common.
+struct Common {
+  Schedule schedule = Schedule::kInOrder;
+  std::mt19937_64 random{0};
+  Counters counters;
+  std::vector<std::unique_ptr<Thread>> idle;  ///< kept from launch to launch
+};
+
+Common& common() {
+  static Common common;
+  return common;
+}
+
+/// One grid at a time.
 class Machine {
  public:
   void run(const Shape& shape, void (*body)(void*), void* argument);
+  /// A grid whose blocks run together, as far as it comes without others; goes on with it. Whether
+  /// it has ended.
+  bool begin_resident(const Shape& shape, void (*body)(void*), void* argument);
+  bool go_on();
+  void pause(Place place);
   void wait(const char* kind, Place place);
   void arrive(Barrier& barrier, Place place);
   void meet(const char* kind, Place place, uint32_t mask, void* operand,
             void (*complete)(void* const*, uint32_t));
 
-  Schedule schedule = Schedule::kInOrder;
-  std::mt19937_64 random{0};
   Thread* running = nullptr;
   std::vector<Block> blocks;  ///< of the cluster that runs
   Barrier cluster{"the cluster's barrier"};
-  Counters counters;
+  static Machine* current;
 
  private:
   static void thread_main(void* thread);
   void check(const Shape& shape) const;
-  bool reversed() const {
+  static bool reversed() {
+    const Schedule schedule = common().schedule;
     return schedule == Schedule::kReversed || schedule == Schedule::kAheadReversed;
   }
-  void run_cluster(const Shape& shape, unsigned first_x, unsigned y, unsigned z);
+  static bool random_order() { return common().schedule == Schedule::kRandom; }
+  /// Blocks that run together, to the end or until all that are left wait for others.
+  void start_blocks(const Shape& shape, unsigned count, dim3 first);
+  void go();
   void start(Thread& thread, const Shape& shape, Block& block, unsigned rank, unsigned index,
              dim3 place);
   void finish(Thread& thread);
@@ -136,27 +159,31 @@ class Machine {
   Thread* next();
   [[noreturn]] void report_deadlock() const;
 
-  std::vector<std::unique_ptr<Thread>> threads_;  ///< kept from launch to launch
-  size_t used_ = 0;                               ///< of threads_, in the cluster that runs
+  std::vector<std::unique_ptr<Thread>> threads_;  ///< of the blocks that run
   std::deque<Thread*> ready_;
+  std::vector<Thread*> paused_;  ///< until others have done something
+  bool resident_ = false;
   int live_ = 0;
   Fiber home_;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
 };
 
+Machine* Machine::current = nullptr;
+
 Machine& machine() {
-  static Machine machine;
-  return machine;
+  return *Machine::current;
 }
 
 void Machine::check(const Shape& shape) const {
   const unsigned threads = shape.block.x * shape.block.y * shape.block.z;
-  if (running != nullptr) fail("a kernel launches a kernel");
   if (threads == 0 || threads > 1024) fail("a block of %u threads", threads);
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) fail("an empty grid");
   if (shape.grid.y > 65535 || shape.grid.z > 65535) fail("a grid of more than 65535 along y or z");
   if (shape.shared_bytes > kMostShared) fail("%zu bytes of shared memory", shape.shared_bytes);
+  if (shape.resident && (shape.cluster != 1 || shape.grid.y != 1 || shape.grid.z != 1)) {
+    fail("a grid that runs together has one dimension and no clusters");
+  }
   if (shape.cluster == 0 || shape.cluster > 8) fail("a cluster of %u blocks", shape.cluster);
   if (shape.grid.x % shape.cluster != 0) {
     fail("clusters of %u blocks do not divide a grid of %u", shape.cluster, shape.grid.x);
@@ -165,50 +192,77 @@ void Machine::check(const Shape& shape) const {
 
 void Machine::run(const Shape& shape, void (*body)(void*), void* argument) {
   check(shape);
-  ++counters.launches;
+  ++common().counters.launches;
   body_ = body;
   argument_ = argument;
   const unsigned clusters_x = shape.grid.x / shape.cluster;
   std::vector<unsigned> order(size_t(clusters_x) * shape.grid.y * shape.grid.z);
   for (size_t i = 0; i < order.size(); ++i) order[i] = unsigned(i);
   if (reversed()) std::reverse(order.begin(), order.end());
-  if (schedule == Schedule::kRandom) std::shuffle(order.begin(), order.end(), random);
+  if (random_order()) std::shuffle(order.begin(), order.end(), common().random);
   for (const unsigned i : order) {
     const unsigned rest = i / clusters_x;
-    run_cluster(shape, i % clusters_x * shape.cluster, rest % shape.grid.y, rest / shape.grid.y);
+    start_blocks(shape, shape.cluster,
+                 {i % clusters_x * shape.cluster, rest % shape.grid.y, rest / shape.grid.y});
+    go();
   }
 }
 
-void Machine::run_cluster(const Shape& shape, unsigned first_x, unsigned y, unsigned z) {
+bool Machine::begin_resident(const Shape& shape, void (*body)(void*), void* argument) {
+  check(shape);
+  ++common().counters.launches;
+  body_ = body;
+  argument_ = argument;
+  resident_ = true;
+  start_blocks(shape, shape.grid.x, {0, 0, 0});
+  go();
+  return live_ == 0;
+}
+
+bool Machine::go_on() {
+  release(paused_);
+  go();
+  return live_ == 0;
+}
+
+void Machine::start_blocks(const Shape& shape, unsigned count, dim3 first) {
   const unsigned threads = shape.block.x * shape.block.y * shape.block.z;
-  counters.blocks += shape.cluster;
+  common().counters.blocks += count;
   blocks.clear();
-  blocks.resize(shape.cluster);
-  used_ = 0;
+  blocks.resize(count);
   ready_.clear();
   cluster.waiting.clear();
-  cluster.live = live_ = int(threads * shape.cluster);
+  cluster.live = live_ = int(threads * count);
   std::vector<Thread*> all;
-  for (unsigned rank = 0; rank < shape.cluster; ++rank) {
+  auto& idle = common().idle;
+  for (unsigned rank = 0; rank < count; ++rank) {
     Block& block = blocks[rank];
     block.warps.resize((threads + kWarp - 1) / kWarp);
     block.shared.emplace_back(nullptr, shape.shared_bytes);
     block.live = block.barrier.live = int(threads);
     for (unsigned i = 0; i < threads; ++i) {
-      if (used_ == threads_.size()) {
-        threads_.push_back(std::make_unique<Thread>());
-        threads_.back()->fiber = std::make_unique<Fiber>(&thread_main, threads_.back().get());
+      if (idle.empty()) {
+        idle.push_back(std::make_unique<Thread>());
+        idle.back()->fiber = std::make_unique<Fiber>(&thread_main, idle.back().get());
       }
-      Thread& thread = *threads_[used_++];
-      start(thread, shape, block, rank, i, {first_x + rank, y, z});
+      Thread& thread = *threads_.emplace_back(std::move(idle.back()));
+      idle.pop_back();
+      start(thread, shape, block, rank, i, {first.x + rank, first.y, first.z});
       all.push_back(&thread);
     }
   }
   release(all);
-  Thread* const first = next();
-  running = first;
-  Fiber::switch_to(home_, *first->fiber);
+}
+
+void Machine::go() {
+  current = this;
+  running = next();
+  Fiber::switch_to(home_, *running->fiber);
   running = nullptr;
+  current = nullptr;
+  if (live_ > 0) return;
+  for (auto& thread : threads_) common().idle.push_back(std::move(thread));
+  threads_.clear();
 }
 
 void Machine::start(Thread& thread, const Shape& shape, Block& block, unsigned rank, unsigned index,
@@ -218,9 +272,10 @@ void Machine::start(Thread& thread, const Shape& shape, Block& block, unsigned r
                     place,
                     size,
                     shape.grid,
-                    rank,
+                    resident_ ? 0 : rank,
                     shape.cluster,
                     index % kWarp};
+  thread.machine = this;
   thread.block = &block;
   thread.warp = &block.warps[index / kWarp];
   thread.warp->live |= 1u << thread.indices.lane;
@@ -232,10 +287,9 @@ void Machine::start(Thread& thread, const Shape& shape, Block& block, unsigned r
 /// A fiber serves one thread after another.
 void Machine::thread_main(void* argument) {
   Thread& thread = *static_cast<Thread*>(argument);
-  Machine& all = machine();
   while (true) {
-    all.body_(all.argument_);
-    all.finish(thread);
+    thread.machine->body_(thread.machine->argument_);
+    thread.machine->finish(thread);
   }
 }
 
@@ -262,8 +316,9 @@ void Machine::finish(Thread& thread) {
 /// Makes waiting threads ready, in the order of the schedule.
 void Machine::release(std::vector<Thread*>& threads) {
   if (reversed()) std::reverse(threads.begin(), threads.end());
-  if (schedule == Schedule::kRandom) std::shuffle(threads.begin(), threads.end(), random);
+  if (random_order()) std::shuffle(threads.begin(), threads.end(), common().random);
   for (Thread* thread : threads) thread->waits_at = nullptr;
+  const Schedule schedule = common().schedule;
   const bool ahead = schedule == Schedule::kAhead || schedule == Schedule::kAheadReversed;
   ready_.insert(ahead ? ready_.begin() : ready_.end(), threads.begin(), threads.end());
   threads.clear();
@@ -271,7 +326,7 @@ void Machine::release(std::vector<Thread*>& threads) {
 
 void Machine::release_if_complete(Barrier& barrier) {
   if (barrier.waiting.empty() || int(barrier.waiting.size()) < barrier.live) return;
-  ++counters.barriers;
+  ++common().counters.barriers;
   std::sort(barrier.waiting.begin(), barrier.waiting.end(), [](const Thread* a, const Thread* b) {
     const Indices &i = a->indices, &j = b->indices;
     return std::tuple(i.cluster_rank, i.thread.z, i.thread.y, i.thread.x) <
@@ -282,7 +337,7 @@ void Machine::release_if_complete(Barrier& barrier) {
 
 Thread* Machine::next() {
   if (ready_.empty()) return nullptr;
-  if (schedule == Schedule::kRandom) std::swap(ready_.front(), ready_[random() % ready_.size()]);
+  if (random_order()) std::swap(ready_.front(), ready_[common().random() % ready_.size()]);
   Thread* const thread = ready_.front();
   ready_.pop_front();
   return thread;
@@ -293,7 +348,7 @@ void Machine::switch_to_next() {
   Thread* const from = running;
   Thread* const to = next();
   if (to == from) return;
-  if (to == nullptr && live_ > 0) report_deadlock();
+  if (to == nullptr && live_ > 0 && paused_.empty()) report_deadlock();
   running = to;
   Fiber::switch_to(*from->fiber, to == nullptr ? home_ : *to->fiber);
 }
@@ -301,6 +356,16 @@ void Machine::switch_to_next() {
 void Machine::wait(const char* kind, Place place) {
   running->waits_at = kind;
   running->place = place;
+}
+
+void Machine::pause(Place place) {
+  if (!resident_) {
+    fail("a thread waits at %s:%u for others, but its grid does not run together",
+         place.file_name(), place.line());
+  }
+  wait("what others do", place);
+  paused_.push_back(running);
+  switch_to_next();
 }
 
 void Machine::arrive(Barrier& barrier, Place place) {
@@ -349,7 +414,7 @@ void Machine::meet(const char* kind, Place place, uint32_t mask, void* operand,
   at->threads[lane] = &thread;
   wait(kind, place);
   if (at->arrived == mask) {
-    ++counters.warp_operations;
+    ++common().counters.warp_operations;
     complete(at->operands, mask);
     std::vector<Thread*> lanes;
     for (Thread* other : at->threads) {
@@ -364,8 +429,8 @@ void Machine::meet(const char* kind, Place place, uint32_t mask, void* operand,
 void Machine::report_deadlock() const {
   std::string report;
   std::vector<const Thread*> seen;
-  for (size_t i = 0; i < used_; ++i) {
-    const Thread& thread = *threads_[i];
+  for (const auto& one : threads_) {
+    const Thread& thread = *one;
     if (thread.done) continue;
     const bool known = std::any_of(seen.begin(), seen.end(), [&](const Thread* other) {
       return std::strcmp(other->waits_at, thread.waits_at) == 0 && same(other->place, thread.place);
@@ -393,16 +458,47 @@ SharedPiece& piece_of(const void* pointer) {
 }  // namespace
 
 void set_schedule(Schedule schedule, uint64_t seed) {
-  machine().schedule = schedule;
-  machine().random.seed(seed);
+  common().schedule = schedule;
+  common().random.seed(seed);
 }
 
 Counters& counters() {
-  return machine().counters;
+  return common().counters;
 }
 
 void run_grid(const Shape& shape, void (*body)(void*), void* argument) {
-  machine().run(shape, body, argument);
+  static Machine machine;
+  if (Machine::current != nullptr) fail("a kernel launches a kernel");
+  machine.run(shape, body, argument);
+}
+
+class ResidentGrid {
+ public:
+  ResidentGrid(const Shape& shape, std::function<void()> body)
+      : shape_(shape), body_(std::move(body)) {}
+  bool advance() {
+    if (std::exchange(begun_, true)) return machine_.go_on();
+    return machine_.begin_resident(
+        shape_, [](void* body) { (*static_cast<std::function<void()>*>(body))(); }, &body_);
+  }
+
+ private:
+  Shape shape_;
+  std::function<void()> body_;
+  Machine machine_;
+  bool begun_ = false;
+};
+
+std::shared_ptr<ResidentGrid> make_resident(const Shape& shape, std::function<void()> body) {
+  return std::make_shared<ResidentGrid>(shape, std::move(body));
+}
+
+bool advance(ResidentGrid& grid) {
+  return grid.advance();
+}
+
+void pause(Place place) {
+  machine().pause(place);
 }
 
 const Indices& indices() {
