@@ -30,7 +30,9 @@ class RankMemory final : public PeerMemory {
       : device_(selected(cuda::device_of(backend))),
         abort_(sizeof(uint32_t), "the word that ends sums") {
     const int64_t capacity = (options.capacity + 3) / 4 * 4;
-    const size_t bytes = cuda::exchange_bytes(ranks, capacity);
+    // CUDA IPC shares whole blocks of 2 MiB: nothing else is to lie in them.
+    constexpr size_t kBlock = size_t{2} << 20;
+    const size_t bytes = (cuda::exchange_bytes(ranks, capacity) + kBlock - 1) / kBlock * kBlock;
     region_ = cuda::DeviceBuffer(bytes, "contributions of other ranks");
     regions_.capacity = capacity;
     regions_.rank = rank, regions_.ranks = ranks;
