@@ -37,7 +37,7 @@ struct BenchOptions {
 BenchReport measure_drafters(const BenchOptions& options, CommandContext& context);
 
 /// Measures, and prints or writes what was found. Exit code failure if a drafter's output differs
-/// from plain decoding.
+/// from plain decoding, but for --gpu-matmul fast.
 int run_bench(const BenchOptions& options, CommandContext& context);
 
 }  // namespace convoke

@@ -54,13 +54,25 @@ std::optional<OutputDifference> find_difference(const BenchSample& got,
   return difference;
 }
 
+/// Places at which two outputs have different tokens, or one of them none.
+int64_t count_differing(const BenchSample& got, const BenchSample& expected) {
+  const size_t common = std::min(got.tokens.size(), expected.tokens.size());
+  int64_t count = int64_t(std::max(got.tokens.size(), expected.tokens.size()) - common);
+  for (size_t i = 0; i < common; ++i) count += got.tokens[i].token != expected.tokens[i].token;
+  return count;
+}
+
 void compare_outputs(const BenchMeasurement& measured, const BenchMeasurement& reference,
                      const std::vector<std::string>& names, BenchRow& row) {
   for (size_t p = 0; p < measured.prompts.size(); ++p) {
     for (const BenchSample& sample : measured.prompts[p]) {
-      auto difference = find_difference(sample, reference.prompts[p].front());
+      const BenchSample& expected = reference.prompts[p].front();
+      auto difference = find_difference(sample, expected);
+      row.tokens_compared +=
+          int64_t(difference ? difference->position + 1 : expected.tokens.size());
       if (!difference) continue;
       ++row.differing;
+      row.tokens_differing += count_differing(sample, expected);
       if (row.first_difference) continue;
       difference->prompt = p < names.size() ? names[p] : fmt::format("{}", p + 1);
       row.first_difference = std::move(difference);
@@ -187,6 +199,8 @@ ordered_json row_json(const BenchRow& row) {
                {"step_share", split_json(step, step.total() > 0 ? 1 / step.total() : 0)},
                {"identical_to_none", row.differing == 0},
                {"differing_outputs", row.differing},
+               {"compared_tokens", row.tokens_compared},
+               {"differing_tokens", row.tokens_differing},
                {"first_difference", difference_json(row)}});
   return json;
 }

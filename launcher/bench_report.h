@@ -52,6 +52,11 @@ struct BenchRow {
   std::optional<double> over_lookahead, over_medusa;
   RequestStats stats;  ///< summed over prompts and repeats
   int differing = 0;   ///< outputs that are not those of plain decoding
+  /// Tokens that follow the same text in both: up to the first that differs, or to the end.
+  int64_t tokens_compared = 0;
+  /// Places where one output has another token than the other, or none; what follows a first
+  /// difference mostly does.
+  int64_t tokens_differing = 0;
   std::optional<OutputDifference> first_difference;
 };
 
@@ -76,10 +81,12 @@ struct BenchReport {
   int prompts = 0;
   int repeats = 0;
   bool together = false;  ///< several prompts were in flight: the whole time counts
+  /// Outputs may differ: sums depend on what shares a pass (--gpu-matmul fast).
+  bool may_differ = false;
   std::optional<FloorReport> floor;
   /// Floor of a pass over one row ÷ time per token of plain decoding; 0 = not known.
   double floor_ratio() const;
-  int differing() const;
+  int differing() const;  ///< of all rows
 };
 
 /// Of several repeats of a prompt the median time counts. Outputs are compared with those of
@@ -96,6 +103,8 @@ std::string bench_text(const BenchReport& report);
 namespace bench_words {
 inline constexpr char kRandomWeights[] = "random weights: cost only";
 std::string output_text(const BenchRow& row);  ///< "identical" or "3 DIFFER"
+/// "2 of 10 outputs differ, 2.1 of 1000 tokens after the same text; 40 tokens in all"
+std::string difference_text(const BenchRow& row);
 std::string counting_text(const BenchReport& report);
 }  // namespace bench_words
 

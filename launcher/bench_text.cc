@@ -117,7 +117,11 @@ std::string notes(const BenchReport& report) {
       const std::string where = point_text(point.settings);
       text += fmt::format("{}{}{} differs first at {}\n", where, where.empty() ? "" : ": ",
                           row.label, row.first_difference->describe());
+      text += fmt::format("  {}\n", bench_words::difference_text(row));
     }
+  }
+  if (report.may_differ && report.differing() > 0) {
+    text += "With --gpu-matmul fast outputs may differ: sums depend on what shares a pass.\n";
   }
   return text.empty() ? "" : '\n' + text;
 }
@@ -126,6 +130,14 @@ std::string notes(const BenchReport& report) {
 
 std::string bench_words::output_text(const BenchRow& row) {
   return row.differing == 0 ? "identical" : fmt::format("{} DIFFER", row.differing);
+}
+
+std::string bench_words::difference_text(const BenchRow& row) {
+  // Each output has at most one first difference; what follows it has another text before it.
+  const double rate = 1000.0 * row.differing / double(std::max<int64_t>(row.tokens_compared, 1));
+  return fmt::format("{} of {} outputs differ, {:.1f} of 1000 tokens after the same text; {} {}",
+                     row.differing, row.requests, rate, row.tokens_differing,
+                     row.tokens_differing == 1 ? "token in all" : "tokens in all");
 }
 
 std::string bench_words::counting_text(const BenchReport& report) {

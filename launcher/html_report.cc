@@ -63,7 +63,10 @@ std::string output_cell(const BenchRow& row) {
   if (row.differing == 0) return "<span class=\"yes\">identical</span>";
   std::string cell =
       fmt::format("<span class=\"no\">{}</span>", escape_markup(bench_words::output_text(row)));
-  if (row.first_difference) cell += "<br/>" + escape_markup(row.first_difference->describe());
+  if (row.first_difference) {
+    cell += "<br/>" + escape_markup(row.first_difference->describe());
+    cell += "<br/>" + escape_markup(bench_words::difference_text(row));
+  }
   return cell;
 }
 
@@ -332,8 +335,9 @@ std::string headline(const BenchReport& report) {
                          ? "Every output is identical to plain decoding's."
                          : fmt::format(
                                "<span class=\"no\">{} outputs differ from plain "
-                               "decoding's.</span>",
-                               report.differing());
+                               "decoding's{}.</span>",
+                               report.differing(),
+                               report.may_differ ? ", as they may with --gpu-matmul fast" : "");
   if (best == nullptr) return text;
   const std::string settings = point_text(where->settings);
   return fmt::format("Fastest: {}, {:.2f} times plain decoding{}. {}", escape_markup(best->label),

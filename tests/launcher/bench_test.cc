@@ -134,6 +134,13 @@ TEST(BenchReport, FindsOutputsThatDiffer) {
   EXPECT_EQ(written["identical_to_none"], false);
   EXPECT_EQ(written["first_difference"]["position"], 1);
   EXPECT_THAT(bench_text(report), HasSubstr("1 DIFFER"));
+  EXPECT_EQ(written["compared_tokens"], 2);
+  EXPECT_EQ(written["differing_tokens"], 1);
+  EXPECT_EQ(rows[0].tokens_compared, 2);
+  EXPECT_EQ(rows[0].tokens_differing, 0);
+  EXPECT_EQ(rows[2].tokens_compared, 3) << "the end of one is a token of the other";
+  EXPECT_EQ(rows[2].tokens_differing, 1);
+  EXPECT_EQ(rows[4].tokens_differing, 0) << "same tokens by other logits";
   EXPECT_THAT(bench_text(report),
               HasSubstr("ngram differs first at prompt 'first', token 2: 3 instead of 2"));
 }
@@ -318,6 +325,30 @@ TEST(Bench, PlainDecodingIsAlwaysThere) {
   EXPECT_THAT(run.out.str(), HasSubstr("1 prompts, 3 run(s) each"));
   EXPECT_THAT(run.out.str(), HasSubstr("identical"));
   EXPECT_THAT(run.out.str(), ::testing::Not(HasSubstr("Floor")));
+}
+
+TEST(BenchReport, CountsWhatDiffersOnlyAfterTheSameText) {
+  const BenchReport report =
+      report_of({"none", "ngram"}, {{{sample(1, {1, 2, 3, 4})}, {sample(1, {5, 6, 7, 8})}},
+                                    {{sample(1, {1, 9, 3, 9})}, {sample(1, {5, 6, 7, 8})}}});
+  const BenchRow& row = report.points[0].rows[1];
+  EXPECT_EQ(row.differing, 1);
+  EXPECT_EQ(row.tokens_compared, 2 + 4);
+  EXPECT_EQ(row.tokens_differing, 2);
+  EXPECT_THAT(bench_text(report),
+              HasSubstr("  1 of 2 outputs differ, 166.7 of 1000 tokens after the same text; "
+                        "2 tokens in all\n"));
+  EXPECT_THAT(bench_text(report), ::testing::Not(HasSubstr("--gpu-matmul fast")));
+}
+
+TEST(Bench, OutputsMayDifferWithFastProducts) {
+  Job job;
+  job.options.engine.gpu_matmul = "fast";
+  FakeRun run;
+  run.corrupt_drafter = "ngram";
+  EXPECT_EQ(run_bench(job.options, run.context), kExitOk);
+  EXPECT_THAT(run.err.str(), HasSubstr("3 outputs differ from plain decoding's, as they may with"));
+  EXPECT_THAT(run.out.str(), HasSubstr("With --gpu-matmul fast outputs may differ"));
 }
 
 TEST(Bench, OutputsThatDifferAreAFailure) {
