@@ -25,7 +25,9 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -95,6 +97,10 @@ struct MatrixSource {
   /// becomes 448; this is no longer the product of what was given, and a slice of the inputs may
   /// get other scales than the whole.
   std::span<const float> scales = {};
+  /// How elements get to other memory: copies the rows of a part, or some of them, to `to`, one
+  /// behind the other. Called by several threads at once; what it throws, pack() throws. Empty:
+  /// they are copied from where they lie.
+  std::function<void(const TensorView& rows, std::byte* to)> read = nullptr;
 };
 
 /// y = x * W, plus bias. What may be fused before and after it gives the bits of the kernels that

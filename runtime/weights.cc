@@ -46,6 +46,7 @@ std::unique_ptr<PackedMatrix> pack_linear(Backend& backend, const TensorSource& 
   }
   if (!scales.empty()) matrix.dtype = DType::kFloat8E4M3;
   matrix.scales = scales;
+  matrix.read = [&source](const TensorView& rows, std::byte* to) { source.read(rows, to); };
   return backend.pack(matrix);
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/library_products.h"
 #include "kernels/cuda/pass_staging.h"
+#include "kernels/cuda/uploader.h"
 
 namespace convoke::cuda {
 namespace {
@@ -19,6 +20,9 @@ namespace {
 // Products take rows by eights, so between them mostly attention and logits are wasted.
 constexpr int kMostReplayedRows = 64;
 constexpr int kReplayedRows[] = {1, 2, 4, 8, 16, 24, 32, 48, kMostReplayedRows};
+
+/// From here on it pays to read host memory by several threads.
+constexpr size_t kLargeCopy = size_t{4} << 20;
 
 /// A matrix with its memory.
 class OwnedMatrix final : public CudaPackedMatrix {
@@ -148,6 +152,10 @@ class CudaBackend final : public Backend {
   };
 
  private:
+  Uploader& uploader() {
+    if (uploader_ == nullptr) uploader_ = std::make_unique<Uploader>(UploadOptions{device_});
+    return *uploader_;
+  }
   Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
   void prepare_products(int most_rows);
   void submit();
@@ -166,7 +174,8 @@ class CudaBackend final : public Backend {
   LaunchLog log_;  ///< of a program that is replayed; queue_.log points here while it runs
   std::unique_ptr<LibraryProducts> library_;  ///< before graphs_, which use it
   GraphCache graphs_;
-  int most_rows_ = 0;  ///< that reserve() was told of
+  std::unique_ptr<Uploader> uploader_;  ///< while weights are loaded
+  int most_rows_ = 0;                   ///< that reserve() was told of
   std::function<void(double)> monitor_;
 };
 
@@ -179,11 +188,10 @@ std::unique_ptr<PackedMatrix> CudaBackend::pack(const MatrixSource& source) {
   MatrixSource on_device = source;
   std::vector<DeviceBuffer> copies;
   for (TensorView& part : on_device.parts) {
-    const size_t element = dtype_size(part.dtype), row_bytes = size_t(part.cols) * element;
+    const size_t row_bytes = size_t(part.cols) * dtype_size(part.dtype);
     const DeviceBuffer& copy = copies.emplace_back(size_t(part.rows) * row_bytes,
                                                    "a weight matrix on its way to being packed");
-    enqueue_copy(queue_.handle, copy.data(), row_bytes, part.data,
-                 size_t(part.row_stride) * element, row_bytes, size_t(part.rows));
+    uploader().upload(part, static_cast<std::byte*>(copy.data()), source.read);
     part = TensorView::matrix(copy.data(), part.dtype, part.rows, part.cols);
   }
   if (!source.scales.empty()) {
@@ -201,6 +209,7 @@ std::unique_ptr<PackedMatrix> CudaBackend::pack(const MatrixSource& source) {
 
 void CudaBackend::reserve(const PassLimits& limits) {
   select_device(device_);
+  uploader_ = nullptr;  // with its pinned memory
   if (limits.head_dim % 8 != 0 || limits.head_dim > kMaxHeadDim) {
     throw_error(ErrorKind::kModel,
                 "config.json: heads of {} elements: the CUDA kernels take multiples of 8 up to {}; "
@@ -328,6 +337,12 @@ void CudaBackend::copy(Stream&, const TensorView& from, const TensorView& to) {
   submit();
   // The copy itself would wait where the monitor cannot look.
   if (waits && monitor_) wait();
+  const bool from_host = !copies_asynchronously(from.data);
+  if (from_host && copies_asynchronously(to.data) && to.row_stride == to.cols &&
+      row_bytes * size_t(from.rows) >= kLargeCopy) {
+    synchronise(queue_.handle);  // what was enqueued may use the target
+    return uploader().upload(from, static_cast<std::byte*>(to.data), nullptr);
+  }
   enqueue(queue_);
 }
 

@@ -80,6 +80,22 @@ class Checkpoint final : public TensorSource {
     if (const MappedFile* map = map_of(view)) advise_done(*map, view);
   }
 
+  void read(const TensorView& view, std::byte* to) const override {
+    const MappedFile* map = map_of(view);
+    if (map == nullptr) return TensorSource::read(view, to);
+    const size_t row_bytes = size_t(view.cols) * dtype_size(view.dtype);
+    const auto place = [&](int64_t row) {
+      return static_cast<size_t>(view.row<std::byte>(row) - map->bytes().data());
+    };
+    const bool dense = view.row_stride == view.cols;
+    const int64_t reads = dense ? 1 : view.rows;
+    const size_t bytes = dense ? row_bytes * size_t(view.rows) : row_bytes;
+    for (int64_t r = 0; r < reads; ++r, to += bytes) {
+      const std::string problem = map->read(place(r), {to, bytes});
+      if (!problem.empty()) fail_reading(*map, place(r), problem);
+    }
+  }
+
   std::string describe() const override { return directory_; }
 
  private:
@@ -91,6 +107,17 @@ class Checkpoint final : public TensorSource {
     SafetensorsEntry entry;
     size_t file;
   };
+
+  [[noreturn]] void fail_reading(const MappedFile& map, size_t place,
+                                 const std::string& problem) const {
+    for (const Tensor& tensor : tensors_) {
+      const File& file = files_[tensor.file];
+      if (&file.map != &map || place < tensor.entry.begin || place >= tensor.entry.end) continue;
+      throw_error(ErrorKind::kResource, "{}: tensor '{}': {}", file.path, tensor.entry.name,
+                  problem);
+    }
+    throw_error(ErrorKind::kResource, "{}: {}", directory_, problem);
+  }
 
   /// nullptr for an empty view and for the copy of a misaligned tensor.
   const MappedFile* map_of(const TensorView& view) const {

@@ -45,12 +45,27 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
     close(fd);
     throw;
   }
-  close(fd);  // the mapping keeps the file
+  fd_ = fd;
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), bytes_(std::exchange(other.bytes_, {})) {}
+
+std::string MappedFile::read(size_t begin, std::span<std::byte> to) const {
+  CONVOKE_CHECK(begin + to.size() <= bytes_.size());
+  while (!to.empty()) {
+    const ssize_t got = pread(fd_, to.data(), to.size(), static_cast<off_t>(begin));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fmt::format("cannot read at byte {}: {}", begin, std::strerror(errno));
+    if (got == 0) return fmt::format("ends at byte {}: it has been cut short since", begin);
+    begin += static_cast<size_t>(got);
+    to = to.subspan(static_cast<size_t>(got));
+  }
+  return "";
+}
 
 MappedFile::~MappedFile() {
+  if (fd_ >= 0) close(fd_);
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 

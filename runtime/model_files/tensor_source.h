@@ -36,6 +36,11 @@ class TensorSource {
   virtual void will_need(const TensorView&) const {}
   virtual void done_with(const TensorView&) const {}
 
+  /// Copies the elements of a view of this source, or of a slice of one, to `to`, row behind row.
+  /// Thread-safe. Where they are in a file, they are read from it: throws Error(kResource) naming
+  /// file and tensor when that fails, as looking at a view cannot.
+  virtual void read(const TensorView& view, std::byte* to) const;
+
   virtual std::string describe() const { return "checkpoint"; }  ///< where from, for messages
 };
 

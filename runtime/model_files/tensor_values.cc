@@ -1,6 +1,16 @@
+#include <cstring>
+
 #include "runtime/model_files/tensor_source.h"
 
 namespace convoke {
+
+void TensorSource::read(const TensorView& view, std::byte* to) const {
+  const size_t row_bytes = size_t(view.cols) * dtype_size(view.dtype);
+  for (int64_t r = 0; r < view.rows; ++r, to += row_bytes) {
+    std::memcpy(to, view.row<std::byte>(r), row_bytes);
+  }
+}
+
 namespace {
 
 TensorView checked_view(const TensorSource& source, const std::string& name, DType dtype) {

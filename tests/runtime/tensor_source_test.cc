@@ -125,6 +125,56 @@ TEST(Checkpoint, MisalignedTensorsAreCopied) {
   EXPECT_EQ(view.row<int64_t>(0)[0], 0x0202020202020202);
 }
 
+/// What a source reads of a view.
+std::vector<std::byte> read_from(const TensorSource& source, const TensorView& view) {
+  std::vector<std::byte> bytes(size_t(view.rows * view.cols) * dtype_size(view.dtype));
+  source.read(view, bytes.data());
+  return bytes;
+}
+
+/// What there is to be seen.
+std::vector<std::byte> seen_in(const TensorView& view) {
+  std::vector<std::byte> bytes;
+  for (int64_t r = 0; r < view.rows; ++r) {
+    const auto* const row = view.row<std::byte>(r);
+    bytes.insert(bytes.end(), row, row + size_t(view.cols) * dtype_size(view.dtype));
+  }
+  return bytes;
+}
+
+TEST(Checkpoint, ReadsWhatItsViewsShow) {
+  const auto source = open_checkpoint(kModels / "llama-sharded-mixed");
+  for (const TensorInfo& info : source->list()) {
+    const TensorView view = source->tensor(info.name);
+    EXPECT_EQ(read_from(*source, view), seen_in(view)) << info.name;
+    if (view.rows < 4 || view.cols < 4) continue;
+    const TensorView slice = view.row_range(1, 3).col_range(1, view.cols - 1);
+    EXPECT_EQ(read_from(*source, slice), seen_in(slice)) << info.name;
+  }
+}
+
+TEST(Checkpoint, AFileThatIsCutShortWhileItIsReadIsNamed) {
+  TemporaryDirectory directory;
+  const std::string bytes = safetensors_bytes(
+      {{"first", DType::kFloat32, {8, 8}, ""}, {"second", DType::kFloat32, {64, 64}, ""}});
+  directory.write("model.safetensors", bytes);
+  const auto source = open_checkpoint(directory.path());
+  const TensorView first = source->tensor("first"), second = source->tensor("second");
+  fs::resize_file(directory.path() / "model.safetensors", bytes.size() - 100);
+  EXPECT_EQ(read_from(*source, first), std::vector<std::byte>(8 * 8 * 4, std::byte{1}));
+  EXPECT_THAT(error_of([&] { read_from(*source, second); }, ErrorKind::kResource),
+              AllOf(HasSubstr((directory.path() / "model.safetensors").string()),
+                    HasSubstr("tensor 'second': ends at byte"), HasSubstr("cut short")));
+}
+
+TEST(DummySource, ReadsWhatItsViewsShow) {
+  const DummySource source(small_config());
+  const TensorView view = source.tensor("model.embed_tokens.weight");
+  EXPECT_EQ(read_from(source, view), seen_in(view));
+  const TensorView slice = view.col_range(2, 5);
+  EXPECT_EQ(read_from(source, slice), seen_in(slice));
+}
+
 TEST(Checkpoint, NothingToOpen) {
   EXPECT_THAT(error_of([] { open_checkpoint("/no/such/model"); }),
               HasSubstr("/no/such/model: not a directory"));
