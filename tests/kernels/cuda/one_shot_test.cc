@@ -328,6 +328,10 @@ TEST_P(OneShotModel, StepsAreOneGraphAndGiveThePlainBits) {
   for (int i = 0; i < 3; ++i) EXPECT_EQ(replica.run(requests, trees()), plain);
   const cuda::GraphCounters& after = cuda::graph_counters(replica.backend(1));
   EXPECT_EQ(after.replayed - before.replayed, 3 * uint64_t(replica.steps()));
+
+  // Logits to be filtered have no way between the devices but the host's.
+  for (TestRequest& r : requests) r.sampling.temperature = 1, r.sampling.top_k = 5;
+  EXPECT_EQ(replica.run(requests), alone.run(requests));
   emulation::set_devices(2);
 }
 
