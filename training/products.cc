@@ -19,8 +19,10 @@ torch::Dtype torch_dtype(DType dtype) {
       return torch::kInt64;
     case DType::kBool:
       return torch::kBool;
-    case DType::kFloat8E4M3:
-      return torch::kFloat8_e4m3fn;
+    case DType::kFloat8E4M3:  // which Debian's LibTorch does not have
+      throw_error(ErrorKind::kModel,
+                  "training reads no weights of 8 bits: take the model in bfloat16, whose drafters "
+                  "serve the 8-bit one, too");
   }
   return torch::kFloat32;
 }
