@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kPromptTokens = 32;
 constexpr int kLargest = 64;
-constexpr int kRounds = 5;
+constexpr int kRounds = 3;
 /// Large models are measured in fewer rounds: their passes vary less, and start-up counts.
 constexpr double kPatience = 1.0;
 

@@ -46,9 +46,8 @@ class DemoJobs : public ::testing::TestWithParam<Sampling> {
 TEST_P(DemoJobs, OneProcess) {
   for (const char* flags :
        {"--threads 2 ", "--max-num-seqs 16 --prompt-chunk 1 ",
-        "--max-num-seqs 16 --prompt-chunk 7 ", "--max-num-seqs 5 --prompt-chunk 512 ",
-        "--drafter ngram --expect-accepted 50 ", "--drafter ngram --max-num-seqs 1 --threads 1 ",
-        "--drafter random:1 --expect-accepted 20 ",
+        "--max-num-seqs 5 --prompt-chunk 512 ", "--drafter ngram --expect-accepted 50 ",
+        "--drafter ngram --max-num-seqs 1 --threads 1 ", "--drafter random:1 --expect-accepted 20 ",
         "--drafter random:2 --max-num-seqs 1 --prompt-chunk 7 ", "--tp 2 --threads 2 ",
         "--tp 2 --drafter random:4 ", "--tp 4 --drafter ngram ", "--tp 4 --prompt-chunk 7 ",
         "--replicas 2 --drafter ngram ", "--drafter ngram --drafter-placement process ",
