@@ -11,7 +11,8 @@ namespace convoke {
 
 /// Runs passes of 1, 2, 4, ... 64 rows (as far as a step may have) over a short made-up sequence,
 /// and leaves no trace of it: their plans are step 0, which no scheduler's is. Only while no
-/// sequence is live: it uses place 0 and the first blocks. Empty if the cache is too small for it.
+/// sequence is live: it uses place 0 and the first blocks. As many points of each row count as
+/// passes were timed; empty if the cache is too small.
 std::vector<PassCost::Point> time_passes(StepRunner& runner, const SchedulerOptions& options);
 
 }  // namespace convoke

@@ -22,7 +22,7 @@ class MatmulScratch {
 
   float* sums(int thread) const;  ///< scratch_floats(groups)
   std::byte* rows() const;        ///< shared by the team
-  std::byte* normed() const;      ///< likewise: kRows rows before they are rearranged
+  std::byte* normed() const;      ///< likewise: kRows rows off each other's cache sets
   std::byte* few_normed(
       int thread) const;  ///< kFewElements and the gaps between at most kRows rows
   PanelQueue* queues() const { return queues_.get(); }  ///< one per thread

@@ -112,13 +112,14 @@ class MatmulLoops {
     Kernel::tile(args, rows, panels);
   }
 
-  /// All groups of a tile. False: the sums are at `sums`, and y is not written.
-  bool all_groups(int row_unit, int64_t panel, int panels, float* sums, int64_t sums_panel_floats,
-                  bool streaming) {
+  /// `count` groups of a tile from `first` on, which are all that there are if the kernel finishes.
+  /// False: their sums are at `sums`, and y is not written.
+  bool several_groups(int row_unit, int64_t panel, int panels, int first, int count, float* sums,
+                      int64_t sums_panel_floats, bool streaming) {
     if constexpr (Kernel::kFinishes) {
       return finish_over_groups(row_unit, panel, panels, sums, sums_panel_floats, streaming);
     } else {
-      tile_over_groups(row_unit, panel, panels, 0, job_.groups, sums, sums_panel_floats, streaming);
+      tile_over_groups(row_unit, panel, panels, first, count, sums, sums_panel_floats, streaming);
       return false;
     }
   }
@@ -335,8 +336,8 @@ class MatmulLoops {
         bool written = false;
         for (int p = 0; p < panels; p += at_once) {
           const int count = panels - p < at_once ? panels - p : at_once;
-          written = all_groups(unit, panel + p, count, result + p * panel_floats, panel_floats,
-                               unit == 0);
+          written = several_groups(unit, panel + p, count, 0, job_.groups,
+                                   result + p * panel_floats, panel_floats, unit == 0);
         }
         if (!written) write_tile(unit, panel, panels, result, panel_floats);
       }
@@ -416,7 +417,8 @@ class MatmulLoops {
         float* sums = level(depth_of(inputs.group)) + place;
         bool written = false;
         if (together_ > 1) {
-          written = several_groups(u, panel, count, inputs.group, sums, panel_floats);
+          written =
+              several_groups(u, panel, count, inputs.group, together_, sums, panel_floats, false);
           if (!Kernel::kFinishes) climb(inputs.group, place, rows, count, panel_floats);
         } else {
           TileArgs args = tile_at(u, panel, inputs.group, inputs.unit);
@@ -480,17 +482,6 @@ class MatmulLoops {
 
   /// Partial sums that wait when a group (or subtree of groups) begins: its number's binary ones.
   int depth_of(int group) const { return waiting(group / together_); }
-
-  /// A piece of together_ groups, which are all that there are if the kernel finishes.
-  bool several_groups(int row_unit, int64_t panel, int panels, int first, float* sums,
-                      int64_t panel_floats) {
-    if constexpr (Kernel::kFinishes) {
-      return finish_over_groups(row_unit, panel, panels, sums, panel_floats, false);
-    } else {
-      tile_over_groups(row_unit, panel, panels, first, together_, sums, panel_floats, false);
-      return false;
-    }
-  }
 
   /// climb() by a kernel that finishes.
   void plan_climb(TileArgs& args, int group, int64_t place) const {

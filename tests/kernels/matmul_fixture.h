@@ -134,6 +134,17 @@ class Products {
   MatmulScratch scratch_;
 };
 
+/// Sums of groups or ranks [begin, end), as a balanced binary tree: as the communicator adds them.
+inline std::vector<float> tree_sum(const std::vector<std::vector<float>>& parts, size_t begin,
+                                   size_t end) {
+  if (end - begin == 1) return parts[begin];
+  const size_t middle = (begin + end) / 2;
+  std::vector<float> left = tree_sum(parts, begin, middle);
+  const std::vector<float> right = tree_sum(parts, middle, end);
+  for (size_t i = 0; i < left.size(); ++i) left[i] += right[i];
+  return left;
+}
+
 inline bool same_bits(const float* a, const float* b, int64_t count) {
   return count == 0 || std::memcmp(a, b, size_t(count) * sizeof(float)) == 0;
 }

@@ -68,16 +68,6 @@ GuardedMatrix converted(const TensorView& weights) {
   return wide;
 }
 
-std::vector<float> tree_sum(const std::vector<std::vector<float>>& parts, size_t begin,
-                            size_t end) {
-  if (end - begin == 1) return parts[begin];
-  const size_t middle = (begin + end) / 2;
-  std::vector<float> left = tree_sum(parts, begin, middle);
-  const std::vector<float> right = tree_sum(parts, middle, end);
-  for (size_t i = 0; i < left.size(); ++i) left[i] += right[i];
-  return left;
-}
-
 struct Shape {
   int64_t inputs, outputs;
   int groups;

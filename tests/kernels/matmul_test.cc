@@ -156,17 +156,6 @@ TEST_P(Matmul, BitsDoNotDependOnTheThreads) {
   }
 }
 
-/// Sums of ranks, as the communicator adds them: a balanced binary tree.
-std::vector<float> tree_sum(const std::vector<std::vector<float>>& parts, size_t begin,
-                            size_t end) {
-  if (end - begin == 1) return parts[begin];
-  const size_t middle = (begin + end) / 2;
-  std::vector<float> left = tree_sum(parts, begin, middle);
-  const std::vector<float> right = tree_sum(parts, middle, end);
-  for (size_t i = 0; i < left.size(); ++i) left[i] += right[i];
-  return left;
-}
-
 TEST_P(Matmul, GroupsSplitOverRanksGiveTheSameBits) {
   Products products(isa());
   for (int64_t inputs : {256, 520, 4096, 8192}) {
