@@ -8,6 +8,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -26,6 +27,7 @@ struct ProbeOptions {
   std::string prompts, drafter = "none";
   int limit = 1000, max_tokens = 32;
   float temperature = 0, top_p = 1;
+  bool mixed_sampling = false;
   int expect_accepted = 0;
   int draft_tokens = 16;  // fixed: what is drafted must not depend on the clock
   bool unshared_noise = false, draft_ahead = false;
@@ -40,6 +42,8 @@ ProbeOptions parse(int argc, char** argv) {
   app.add_option("--max-tokens", o.max_tokens);
   app.add_option("--temperature", o.temperature);
   app.add_option("--top-p", o.top_p);
+  app.add_flag("--mixed-sampling", o.mixed_sampling,
+               "requests take turns: greedy, nucleus (0.8, 0.95), plain (1)");
   app.add_option("--drafter", o.drafter);
   app.add_option("--draft-tokens", o.draft_tokens, "of every tree; -1: as many as pay");
   app.add_flag("--unshared-noise", o.unshared_noise);
@@ -75,6 +79,15 @@ struct Answer {
   RequestStats stats;
 };
 
+void set_temperature(const ProbeOptions& options, uint64_t request, SamplingParams& sampling) {
+  sampling.temperature = options.temperature;
+  sampling.top_p = options.top_p;
+  if (!options.mixed_sampling) return;
+  constexpr std::array<float, 3> kTemperatures{0.0f, 0.8f, 1.0f}, kTopP{1.0f, 0.95f, 1.0f};
+  sampling.temperature = kTemperatures[request % 3];
+  sampling.top_p = kTopP[request % 3];
+}
+
 void print_token(std::string& line, const OutputToken& token) {
   line += fmt::format(" {}:{:016x}", token.token, token.digest);
   for (const TokenLogprob& l : token.logprobs) line += fmt::format(",{}", l.token);
@@ -92,8 +105,7 @@ int run(const ProbeOptions& options) {
     SubmitRequest request;
     request.request = next++;
     request.prompt = engine->tokenizer().encode(json.at("body").at("prompt").get<std::string>());
-    request.sampling.temperature = options.temperature;
-    request.sampling.top_p = options.top_p;
+    set_temperature(options, request.request, request.sampling);
     request.sampling.max_tokens = options.max_tokens;
     request.sampling.seed = derive_seed(17, id);
     request.sampling.digests = true;

@@ -1,6 +1,7 @@
 // Whole jobs on the demo model: whatever drafts, wherever it runs, however the job is cut, batched
 // and chunked, every request's tokens and the fingerprints of the logits that picked them are those
-// of plain decoding, one request at a time, on one thread.
+// of plain decoding, one request at a time, on one thread. In every job a third of the requests is
+// greedy, a third has a nucleus, a third neither: the ways to pick share batches and passes.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,22 +17,17 @@ using testing::ShellResult;
 
 const std::string kProbe =
     CONVOKE_PROBE " --model " CONVOKE_SOURCE_DIR "/demo/model --prompts " CONVOKE_SOURCE_DIR
-                  "/demo/prompts.jsonl ";
+                  "/demo/prompts.jsonl --mixed-sampling ";
 const std::string kAllProbe = kProbe + "--max-tokens 16 ";
 
-struct Sampling {
-  const char* name;
-  const char* flags;
-};
-
-class DemoJobs : public ::testing::TestWithParam<Sampling> {
+class DemoJobs : public ::testing::Test {
  protected:
   void SetUp() override {
     reference = run(kAllProbe + "--threads 1 --max-num-seqs 1 ");
     ASSERT_EQ(std::ranges::count(reference, '\n'), 34);
   }
   std::string run(const std::string& command) {
-    const ShellResult result = shell(command + GetParam().flags);
+    const ShellResult result = shell(command);
     EXPECT_EQ(result.exit_code, 0) << command << "\n" << result.err;
     return result.out;
   }
@@ -43,7 +39,7 @@ class DemoJobs : public ::testing::TestWithParam<Sampling> {
   std::string reference;
 };
 
-TEST_P(DemoJobs, OneProcess) {
+TEST_F(DemoJobs, OneProcess) {
   for (const char* flags :
        {"--threads 2 ", "--max-num-seqs 16 --prompt-chunk 1 ",
         "--max-num-seqs 5 --prompt-chunk 512 ", "--drafter ngram --expect-accepted 50 ",
@@ -57,7 +53,7 @@ TEST_P(DemoJobs, OneProcess) {
   }
 }
 
-TEST_P(DemoJobs, UnderMpirun) {
+TEST_F(DemoJobs, UnderMpirun) {
   if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
   for (const auto& [ranks, flags] : std::initializer_list<std::pair<int, const char*>>{
            {1, "--drafter ngram "},                       // a thread beside the only shard
@@ -72,7 +68,7 @@ TEST_P(DemoJobs, UnderMpirun) {
   }
 }
 
-TEST_P(DemoJobs, AcrossHosts) {
+TEST_F(DemoJobs, AcrossHosts) {
   if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
   const std::string hosts =
       "env OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
@@ -81,21 +77,12 @@ TEST_P(DemoJobs, AcrossHosts) {
       " -- mpirun ";
   // Two shards of one host and the drafter on another; then everybody alone.
   for (const char* where : {"-np 3 --host h1:2,h2:1 ", "-np 3 --host h1:1,h2:1,h3:1 "}) {
-    const ShellResult result =
-        shell(hosts + where + kAllProbe + "--drafter ngram " + GetParam().flags);
+    const ShellResult result = shell(hosts + where + kAllProbe + "--drafter ngram ");
     if (result.exit_code == 77) GTEST_SKIP() << "hosts cannot be made here";
     EXPECT_EQ(result.exit_code, 0) << result.err;
     EXPECT_TRUE(result.out == reference) << "other tokens or logits: " << where;
   }
 }
-
-const auto kSamplings = ::testing::Values(Sampling{"Greedy", "--temperature 0"},
-                                          Sampling{"Nucleus", "--temperature 0.8 --top-p 0.95"},
-                                          Sampling{"Plain", "--temperature 1"});
-std::string name_of(const ::testing::TestParamInfo<Sampling>& test) {
-  return test.param.name;
-}
-INSTANTIATE_TEST_SUITE_P(Temperatures, DemoJobs, kSamplings, name_of);
 
 // --- every drafter ------------------------------------------------------------------------------
 
@@ -115,7 +102,7 @@ class DrafterJobs : public DemoJobs {
   void SetUp() override { reference = run(kFewProbe + "--threads 1 --max-num-seqs 1 "); }
 };
 
-TEST_P(DrafterJobs, OneProcess) {
+TEST_F(DrafterJobs, OneProcess) {
   for (const std::string& flags : {
            std::string("--drafter lookahead "),
            std::string("--drafter lookahead:window=3,ngram=4,guesses=2 --tp 4 "),
@@ -137,14 +124,9 @@ TEST_P(DrafterJobs, OneProcess) {
   }
 }
 
-TEST_P(DrafterJobs, WithVerdictsAndTreesOutOfStep) {
-  // Each temperature has faults of its own: all of them thrice would take minutes.
-  const std::string name = GetParam().name;
-  const std::vector<const char*> kinds =
-      name == "Greedy"    ? std::vector<const char*>{"stale-every=2,mute-every=5"}
-      : name == "Nucleus" ? std::vector<const char*>{"garbage-every=3,oversize-every=2"}
-                          : std::vector<const char*>{"delay-ms=15,mute-every=4", "die-every=40"};
-  for (const char* faults : kinds) {
+TEST_F(DrafterJobs, WithVerdictsAndTreesOutOfStep) {
+  for (const char* faults : {"stale-every=2,mute-every=5", "garbage-every=3,oversize-every=2",
+                             "delay-ms=15,mute-every=4", "die-every=40"}) {
     const std::string misbehaving = std::string("env CONVOKE_TEST_DRAFTER_FAULTS=") + faults + " " +
                                     kProbe + "--limit 8 --max-tokens 24 ";
     const bool dies = faults[0] == 'd' && faults[1] == 'i';
@@ -154,7 +136,7 @@ TEST_P(DrafterJobs, WithVerdictsAndTreesOutOfStep) {
   }
 }
 
-TEST_P(DrafterJobs, OnRanksOfTheirOwn) {
+TEST_F(DrafterJobs, OnRanksOfTheirOwn) {
   if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
   for (const auto& [ranks, flags] : std::initializer_list<std::pair<int, std::string>>{
            {2, kItself + "--expect-accepted 20 "},  // drafts ahead: it has a rank
@@ -168,8 +150,6 @@ TEST_P(DrafterJobs, OnRanksOfTheirOwn) {
     expect_same(mpirun(ranks) + kFewProbe + flags);
   }
 }
-
-INSTANTIATE_TEST_SUITE_P(Temperatures, DrafterJobs, kSamplings, name_of);
 
 }  // namespace
 }  // namespace convoke

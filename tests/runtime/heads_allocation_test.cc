@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/runtime/allocation_counter.h"
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 
 namespace convoke {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "kernels/noise.h"
 #include "runtime/heads/draft_transformer.h"
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 
 namespace convoke {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "runtime/heads/eagle3_head.h"
 #include "runtime/heads/medusa_heads.h"
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 #include "tests/support/model_directory.h"
 
 namespace convoke {

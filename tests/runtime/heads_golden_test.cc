@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 
 namespace convoke {
 namespace {

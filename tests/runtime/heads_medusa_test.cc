@@ -7,7 +7,7 @@
 
 #include "kernels/noise.h"
 #include "runtime/drafters/medusa.h"
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 
 namespace convoke {
 namespace {

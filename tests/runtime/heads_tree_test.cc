@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/drafters/tree_methods.h"
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 
 namespace convoke {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "runtime/drafters/medusa.h"
 #include "runtime/lookahead_table.h"
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 #include "tests/support/model_directory.h"
 #include "tests/support/test_replica.h"
 #include "tests/training/torch_fixture.h"

@@ -38,7 +38,7 @@ class TrainJobTest : public ::testing::Test {
       const std::string& size = "--sequence-length 32 --steps 4 --eval-every 2") const {
     return std::string(CONVOKE_BINARY) + " train " + method + " --model " + kModel + " --data " +
            data_ + " --out " + (directory_.path() / out).string() +
-           " --batch-size 4 --held-out 0.2 " + size + " " + more;
+           " --batch-size 4 --held-out 0.1 " + size + " " + more;
   }
 
   std::string file(const std::string& out, const std::string& name) const {
@@ -72,8 +72,8 @@ TEST_F(TrainJobTest, EveryMethodGivesWhatTheRuntimeLoads) {
 }
 
 TEST_F(TrainJobTest, AnInterruptedRunGoesOnToTheSameWeights) {
-  const std::string more = "--no-measure --checkpoint-every 4 --eval-sequences 8";
-  const std::string size = "--sequence-length 32 --steps 16 --eval-every 8";
+  const std::string more = "--no-measure --checkpoint-every 2 --eval-sequences 4";
+  const std::string size = "--sequence-length 32 --steps 8 --eval-every 4";
   ASSERT_EQ(shell(command("pass", "whole", more, size)).exit_code, 0);
   ShellProcess process(command("pass", "stopped", more, size));
   const auto checkpoint = directory_.path() / "stopped" / "checkpoint" / "state.safetensors";

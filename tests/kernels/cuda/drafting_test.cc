@@ -6,7 +6,7 @@
 #include "launcher/draft_device.h"
 #include "runtime/drafters/pass.h"
 #include "tests/kernels/cuda/backend_fixture.h"
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 
 namespace convoke {
 namespace {

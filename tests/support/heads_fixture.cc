@@ -1,4 +1,4 @@
-#include "tests/runtime/heads_fixture.h"
+#include "tests/support/heads_fixture.h"
 
 #include <gtest/gtest.h>
 
