@@ -89,9 +89,9 @@ void Acceptance::observe(const DraftTree& tree, std::span<const int32_t> accepte
   }
 }
 
-void Acceptance::observe_round(int asked_depth, int accepted) {
-  for (int k = 0; k < std::min(asked_depth, kDepths); ++k) {
-    reached_[size_t(k)].add(accepted > k ? 1.0 : 0.0, 1.0, kRoundMemory);
+void Acceptance::observe_round(int asked_depth, std::span<const double> reached) {
+  for (size_t k = 0; k < size_t(std::clamp(asked_depth, 0, kDepths)); ++k) {
+    reached_[k].add(k < reached.size() ? reached[k] : 0.0, 1.0, kRoundMemory);
   }
 }
 

@@ -21,9 +21,10 @@ class Acceptance {
 
   /// What became of a verified tree. `accepted`: its accepted nodes, the root's child first.
   void observe(const DraftTree& tree, std::span<const int32_t> accepted);
-  /// A round for which trees of so many levels had been asked gained so many drafts, for whatever
+  /// A round for which trees of so many levels had been asked. `reached[k]`: that it gained more
+  /// than k drafts, as 0 or 1 or as a probability; missing levels were not reached, for whatever
   /// reason.
-  void observe_round(int asked_depth, int accepted);
+  void observe_round(int asked_depth, std::span<const double> reached);
 
   /// From now on, rounds before this one count together as one: what comes next decides.
   void doubt_rounds();

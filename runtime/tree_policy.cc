@@ -12,15 +12,18 @@ namespace {
 
 constexpr int kFirstPause = 4;
 constexpr int kLongestPause = 128;
-constexpr double kTrialShare = 0.01;  // of all time, for trials of drafts that cannot pay
+// Of all time, for trials of drafts that cannot pay: at first, when it may have been the machine's
+// mood, and in the long run.
+constexpr double kFirstTrialShare = 0.1, kTrialShare = 0.01;
 constexpr int kTrialRounds = 2;
 constexpr int kFirstRounds = 6;  // before a sequence's own figures count
 constexpr double kSequenceRate = 0.05;
 constexpr double kDraftShare = 0.5;  // of drafting time that is spent per sequence, not per round
 constexpr double kLeastGain = 0.02;  // drafts per round for which it is worth the messages
 constexpr int kProvenRounds = 16;
-constexpr int kTrialNodes = 4;    // verified in a trial, whatever is expected of them
-constexpr int kDeeperEvery = 16;  // rounds between two that go a level deeper
+constexpr int kTrialNodes = 4;              // verified in a trial, whatever is expected of them
+constexpr int kDeeperEvery = 16;            // rounds between two that go a level deeper
+constexpr double kExpectationShare = 0.75;  // in what a round counts for, beside its outcome
 constexpr double kTextMemory = 24, kTextDoubt = 4;  // in drafts expected
 constexpr double kDraftMemory = 32;
 constexpr double kNodesRate = 0.1;
@@ -63,12 +66,11 @@ TreePolicy::Round TreePolicy::next_round(std::span<const SequenceId> decoding) {
   if (decoding.empty() || options_.max_nodes <= 0 || options_.max_depth <= 0) return round;
   const int count = int(decoding.size());
   const Plan plan = best_plan(count);
-  const bool possible = could_pay(count);
-  const int longest = possible ? kLongestPause : vain_pause(count);
-  const Ask batch = ask(batch_pause_, plan.depth > 0, possible, longest);
+  const PauseRule rule = pauses(count);
+  const Ask batch = ask(batch_pause_, plan.depth > 0, rule);
   if (batch == Ask::kNo) return round;
 
-  int depth = plan.depth > 0 ? plan.depth : possible ? options_.max_depth : 1;
+  int depth = plan.depth > 0 ? plan.depth : could_pay(count) ? options_.max_depth : 1;
   if (++rounds_ % kDeeperEvery == 0) ++depth;
   depth = std::min(depth, options_.max_depth);
   if (batch == Ask::kFirstTrial) {
@@ -77,8 +79,7 @@ TreePolicy::Round TreePolicy::next_round(std::span<const SequenceId> decoding) {
   }
   for (SequenceId id : decoding) {
     SequenceState& s = sequences_[id];
-    const Ask one =
-        batch == Ask::kYes ? ask(s.pause, pays(plan, count, s), possible, longest) : batch;
+    const Ask one = batch == Ask::kYes ? ask(s.pause, pays(plan, count, s), rule) : batch;
     if (one == Ask::kNo) continue;
     if (one == Ask::kFirstTrial) s.doubt();
     s.asked_depth = depth;
@@ -103,7 +104,7 @@ void TreePolicy::SequenceState::doubt() {
   expected = 1.0;
 }
 
-TreePolicy::Ask TreePolicy::ask(Pause& pause, bool pays, bool could_pay, int longest) {
+TreePolicy::Ask TreePolicy::ask(Pause& pause, bool pays, const PauseRule& rule) {
   if (pays) {
     // A trial that was lucky once does not make up for all that failed.
     if (++pause.paid >= kProvenRounds) pause.length = 0;
@@ -112,18 +113,16 @@ TreePolicy::Ask TreePolicy::ask(Pause& pause, bool pays, bool could_pay, int lon
     return Ask::kYes;
   }
   pause.paid = 0;
-  if (pause.trial > 0 && could_pay) {
+  if (pause.trial > 0 && rule.trial_rounds > 1) {
     --pause.trial;
     return Ask::kTrial;
   }
-  if (pause.length == 0 || !could_pay) {
-    const int first = could_pay ? kFirstPause : longest;
-    if (pause.length < first) pause.length = pause.left = first;
-  }
+  if (pause.length == 0) pause.length = pause.left = rule.first;
+  pause.left = std::min(pause.left, rule.longest);
   if (pause.left-- > 0) return Ask::kNo;
-  pause.length = std::min(2 * pause.length, longest);
+  pause.length = int(std::min(double(rule.growth) * pause.length, double(rule.longest)));
   pause.left = pause.length;
-  pause.trial = kTrialRounds - 1;
+  pause.trial = rule.trial_rounds - 1;
   return Ask::kFirstTrial;
 }
 
@@ -163,10 +162,14 @@ TreePolicy::Plan TreePolicy::best_plan(int sequences) const {
 }
 
 /// Drafts that could not pay even if all were accepted are tried, too, for what they take can have
-/// been the machine's mood: one level now and then.
-int TreePolicy::vain_pause(int sequences) const {
-  const double rounds = draft_seconds(1) / (kTrialShare * cost_.seconds(sequences));
-  return int(std::clamp(rounds, double(kLongestPause), 1e6));
+/// been the machine's mood, or one hiccup: one level, the sooner the less that costs.
+TreePolicy::PauseRule TreePolicy::pauses(int sequences) const {
+  if (could_pay(sequences)) return {kFirstPause, kLongestPause, 2, kTrialRounds};
+  const double passes = draft_seconds(1) / cost_.seconds(sequences);
+  const auto rounds = [&](double share, int least) {
+    return int(std::clamp(passes / share, double(least), 1e6));
+  };
+  return {rounds(kFirstTrialShare, kFirstPause), rounds(kTrialShare, kLongestPause), 2, 1};
 }
 
 /// Whether drafting would pay if every draft of a chain were accepted.
@@ -259,11 +262,31 @@ double TreePolicy::draft_seconds(int depth) const {
   return cost_.slowness() * (mean_y + bounded * (depth - mean_x));
 }
 
+/// Which levels a round reached: as it turned out, and, where the drafter says what its drafts are
+/// worth, as was to be expected of them. One round's luck says little about the next.
+std::vector<double> TreePolicy::reached(const SequenceState& state, const DraftTree& tree,
+                                        std::span<const int32_t> accepted) const {
+  std::vector<double> levels(accepted.size(), 1.0);
+  if (tree.empty() || tree.gains.size() != tree.nodes.size()) return levels;
+  const std::vector<float> gains = acceptance_.gains(tree);
+  const std::vector<int> depths = tree.depths();
+  std::vector<double> expected(size_t(std::ranges::max(depths)) + 1, 0.0);
+  for (size_t i = 0; i < gains.size(); ++i) {
+    if (!tree.nodes[i].probe) expected[size_t(depths[i])] += gains[i];
+  }
+  levels.resize(expected.size());
+  for (size_t k = 0; k < levels.size(); ++k) {
+    const double hoped = std::min(1.0, leaning(state) * expected[k]);
+    levels[k] += kExpectationShare * (hoped - levels[k]);
+  }
+  return levels;
+}
+
 void TreePolicy::observe_outcome(SequenceId id, const DraftTree& tree,
                                  std::span<const int32_t> accepted) {
   SequenceState& s = sequences_[id];
   if (s.asked_depth > 0) {
-    acceptance_.observe_round(s.asked_depth, int(accepted.size()));
+    acceptance_.observe_round(s.asked_depth, reached(s, tree, accepted));
     const double share = std::max(kSequenceRate, 1.0 / ++s.rounds);
     s.gained += share * (double(accepted.size()) - s.gained);
     s.nodes += share * (double(tree.size()) - s.nodes);

@@ -40,7 +40,7 @@ class TreePolicy {
   TreePolicy(const TreePolicyOptions& options, PassCost cost);
 
   /// What to ask the drafter for while the next pass is prepared. Sequences for which drafting does
-  /// not pay are left out; now and then they are tried again, after pauses that double.
+  /// not pay are left out; now and then they are tried again, after pauses that grow.
   struct Round {
     std::vector<SequenceId> wanted;
     DraftLimits limits;  ///< of each tree; more nodes than will be verified, to choose from
@@ -74,7 +74,12 @@ class TreePolicy {
   double draft_seconds(int depth) const;
 
  private:
-  /// When drafting does not pay: it is tried again after pauses that double.
+  /// When drafting does not pay it is tried again, after pauses that grow, for a few rounds.
+  struct PauseRule {
+    int first = 0, longest = 0;  ///< in rounds
+    int growth = 0;              ///< from one pause to the next
+    int trial_rounds = 0;
+  };
   struct Pause {
     int length = 0;  ///< of the last one; 0 = none for long
     int left = 0;    ///< rounds until it is tried again
@@ -101,6 +106,8 @@ class TreePolicy {
 
   Round fixed_round(std::span<const SequenceId> decoding) const;
   double leaning(const SequenceState& state) const;
+  std::vector<double> reached(const SequenceState& state, const DraftTree& tree,
+                              std::span<const int32_t> accepted) const;
   Plan best_plan(int sequences) const;
   double rate(int sequences, int depth, double drafts, double nodes) const;
   double expected_nodes(int depth) const;
@@ -108,8 +115,8 @@ class TreePolicy {
   int width() const;
   bool could_pay(int sequences) const;
   bool pays(const Plan& plan, int sequences, const SequenceState& state) const;
-  int vain_pause(int sequences) const;
-  static Ask ask(Pause& pause, bool pays, bool could_pay, int longest);
+  PauseRule pauses(int sequences) const;
+  static Ask ask(Pause& pause, bool pays, const PauseRule& rule);
   std::vector<int> share_fixed(std::span<const Offer> offers, int row_budget) const;
 
   TreePolicyOptions options_;
