@@ -19,6 +19,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/device_runtime.h"
 #include "tests/support/cuda_emulation/emulation.h"
+#include "tests/support/cuda_emulation/shared_pages.h"
 
 namespace convoke::emulation {
 /// What a stream does; `ready` says whether it can be begun (empty: at once). `run` says whether it
@@ -64,6 +65,8 @@ class Ranges {
     size_t bytes = 0;
     std::byte* mapping = nullptr;
     size_t mapped = 0;
+    int file = -1;          ///< behind it, once other processes may have it
+    bool imported = false;  ///< from another process
   };
   void add(const void* begin, const Range& range) { ranges_[address(begin)] = range; }
   bool has(const void* pointer) const {
@@ -79,6 +82,10 @@ class Ranges {
     ranges_.erase(at);
     return range;
   }
+  Range* find(const void* begin) {
+    const auto at = ranges_.find(address(begin));
+    return at == ranges_.end() ? nullptr : &at->second;
+  }
   template <typename Visit>
   void for_each(Visit visit) const {
     for (const auto& [begin, range] : ranges_) visit(range);
@@ -88,6 +95,15 @@ class Ranges {
   static uintptr_t address(const void* p) { return reinterpret_cast<uintptr_t>(p); }
   std::map<uintptr_t, Range> ranges_;
 };
+
+/// Memory of a process for others: what is in a MemoryHandle.
+struct Shared {
+  void* memory = nullptr;  ///< in its owner
+  pid_t owner = 0;
+  int file = -1;
+  size_t mapped = 0, offset = 0, bytes = 0;
+};
+static_assert(sizeof(Shared) <= sizeof(cuda::MemoryHandle));
 
 /// All devices of the process: their memory, and the thread that does their work.
 class Devices {
@@ -133,8 +149,41 @@ class Devices {
   void release(void* memory) {
     const std::lock_guard lock(mutex_);
     const Ranges::Range range = device_.take(memory);
-    bytes_ -= range.bytes;
+    if (!range.imported) bytes_ -= range.bytes;
+    if (range.file >= 0) close(range.file);
     munmap(range.mapping, range.mapped + kPage);
+  }
+  /// By which other processes find the memory.
+  Shared share(void* memory) {
+    const std::lock_guard lock(mutex_);
+    Ranges::Range* const range = device_.find(memory);
+    CONVOKE_CHECK(range != nullptr && !range->imported);
+    if (range->file < 0) {
+      CONVOKE_CHECK_EQ(mprotect(range->mapping, range->mapped, PROT_READ | PROT_WRITE), 0);
+      range->file = share_pages(range->mapping, range->mapped);
+      if (!open_) CONVOKE_CHECK_EQ(mprotect(range->mapping, range->mapped, PROT_NONE), 0);
+    }
+    return {memory,
+            getpid(),
+            range->file,
+            range->mapped,
+            size_t(static_cast<std::byte*>(memory) - range->mapping),
+            range->bytes};
+  }
+  /// Null: there is none.
+  void* import(const Shared& shared) {
+    const std::lock_guard lock(mutex_);
+    std::byte* const pages = map_shared_pages(shared.owner, shared.file, shared.mapped, kPage);
+    if (pages == nullptr) return nullptr;
+    if (!open_) CONVOKE_CHECK_EQ(mprotect(pages, shared.mapped, PROT_NONE), 0);
+    std::byte* const data = pages + shared.offset;
+    device_.add(data, {shared.bytes, pages, shared.mapped, -1, true});
+    return data;
+  }
+  bool imported(const void* memory) {
+    const std::lock_guard lock(mutex_);
+    const Ranges::Range* const range = device_.find(memory);
+    return range != nullptr && range->imported;
   }
   void* allocate_pinned(size_t bytes) {
     const std::lock_guard lock(mutex_);
@@ -414,20 +463,25 @@ void reach_peer(int device, int peer) {
   CONVOKE_CHECK(emulation::links_between(device, peer));
 }
 MemoryHandle export_memory(void* memory) {
-  CONVOKE_CHECK(devices().on_device(memory));
+  const emulation::Shared shared = devices().share(memory);
   MemoryHandle handle = {};
-  std::memcpy(handle.data(), &memory, sizeof memory);
+  std::memcpy(handle.data(), &shared, sizeof shared);
   return handle;
 }
 void* import_memory(const MemoryHandle& handle) {
-  void* memory = nullptr;
-  std::memcpy(&memory, handle.data(), sizeof memory);
-  if (!devices().on_device(memory)) {
+  emulation::Shared shared;
+  std::memcpy(&shared, handle.data(), sizeof shared);
+  // Of threads that pass for processes: as it lies.
+  const bool mine = shared.owner == getpid() && devices().on_device(shared.memory);
+  void* const memory = mine ? shared.memory : devices().import(shared);
+  if (memory == nullptr) {
     throw_error(ErrorKind::kResource, "CUDA: cudaIpcOpenMemHandle: no such memory is emulated");
   }
   return memory;
 }
-void release_import(void*) noexcept {}
+void release_import(void* memory) noexcept {
+  if (devices().imported(memory)) devices().release(memory);
+}
 
 CUstream_st* create_stream() {
   return new CUstream_st;
