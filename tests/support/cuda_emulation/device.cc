@@ -21,6 +21,10 @@
 #include "tests/support/cuda_emulation/emulation.h"
 #include "tests/support/cuda_emulation/shared_pages.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace convoke::emulation {
 /// What a stream does; `ready` says whether it can be begun (empty: at once). `run` says whether it
 /// has ended, or waits for others and is to be called again.
@@ -328,30 +332,42 @@ Devices& devices() {
   return devices;
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kAddressSanitizer = true;
+#else
+constexpr bool kAddressSanitizer = false;
+#endif
+
 /// Whether a word is an address in the host's mapped memory: first by its looks, so that numbers
-/// cost nothing (and small ones behind another's padding are let through), then by asking the
-/// kernel.
-bool leads_to_host(uint64_t word) {
+/// cost nothing (and small ones behind another's padding, if there may be any, are let through),
+/// then by asking the kernel. The address sanitizer's addresses look like small ones; it has all of
+/// its heap mapped, whatever of it is in use.
+bool leads_to_host(uint64_t word, bool padding) {
 #if defined(__x86_64__)
   const uint64_t top = word >> 40;  // of programs, heaps (the sanitizers' too), libraries, stacks
   const bool looks =
       top == 0x7f || top == 0x7e || top == 0x55 || top == 0x56 || (top >= 0x60 && top <= 0x63);
-  if (!looks || word % alignof(int32_t) != 0 || uint32_t(word) < 0x10000) return false;
+  if (!looks || word % alignof(int32_t) != 0) return false;
+  if ((padding || !kAddressSanitizer) && uint32_t(word) < 0x10000) return false;
   auto* const pointer = reinterpret_cast<void*>(word);
+#if defined(__SANITIZE_ADDRESS__)
+  if (__asan_address_is_poisoned(pointer) != 0) return false;
+#endif
   if (devices().on_device(pointer) || devices().mapped(pointer)) return false;
   unsigned char resident = 0;
-  return mincore(reinterpret_cast<void*>(word / kPage * kPage), kPage, &resident) == 0;
+  if (mincore(reinterpret_cast<void*>(word / kPage * kPage), kPage, &resident) != 0) return false;
+  return !kAddressSanitizer || (resident & 1) != 0;  // its heap is mapped before it is used
 #else
-  (void)word;
+  (void)word, (void)padding;
   return false;
 #endif
 }
 
-void check_words(const void* data, size_t bytes, const char* what) {
+void check_words(const void* data, size_t bytes, bool padding, const char* what) {
   for (size_t i = 0; i + sizeof(uint64_t) <= bytes; i += sizeof(uint64_t)) {
     uint64_t word = 0;
     std::memcpy(&word, static_cast<const std::byte*>(data) + i, sizeof word);
-    if (!leads_to_host(word)) continue;
+    if (!leads_to_host(word, padding)) continue;
     std::fprintf(stderr, "cuda emulation: %s: word %zu, %llx, is an address in host memory\n", what,
                  i / sizeof word, static_cast<unsigned long long>(word));
     std::abort();
@@ -385,7 +401,7 @@ void limit_device_bytes(uint64_t bytes) {
 }
 
 void check_argument_words(const void* argument, size_t bytes) {
-  check_words(argument, bytes, "a kernel's argument");
+  check_words(argument, bytes, /*padding=*/false, "a kernel's argument");
 }
 
 void enqueue(CUstream_st* stream, std::function<void()> work, std::function<bool()> ready) {
@@ -502,7 +518,7 @@ void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* fr
   if (from_host) {
     for (size_t r = 0; r < rows; ++r) {
       emulation::check_words(static_cast<const std::byte*>(from) + r * from_pitch, row_bytes,
-                             "what is copied to the device");
+                             /*padding=*/true, "what is copied to the device");
     }
   }
   emulation::enqueue(stream, [=] {
