@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <mutex>
 #include <vector>
 
 #include "kernels/check.h"
@@ -16,6 +17,13 @@ using MappedBuffer = cuda::OwnedMemory<cuda::allocate_mapped, cuda::free_mapped>
 int selected(int device) {
   cuda::select_device(device);
   return device;
+}
+
+void keep_for_ever(cuda::DeviceBuffer memory) {
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<cuda::DeviceBuffer>;  // never destroyed
+  const std::lock_guard lock(mutex);
+  kept->push_back(std::move(memory));
 }
 
 /// What other ranks need to reach a region.
@@ -49,7 +57,7 @@ class RankMemory final : public PeerMemory {
     for (void* const memory : imports_) cuda::release_import(memory);
     if (*static_cast<const uint32_t*>(abort_.data()) == 0) return;
     // A rank that has not heard of the abort may still write there: the memory ends with the job.
-    new cuda::DeviceBuffer(std::move(region_));
+    keep_for_ever(std::move(region_));
   }
 
   const cuda::PeerRegions& regions() const override { return regions_; }

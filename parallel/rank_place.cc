@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cuda/device_runtime.h"
@@ -20,8 +19,8 @@ RankPlace place_of(int device) {
 std::vector<std::string> exchange_texts(Communicator& host, const std::string& mine) {
   std::vector<std::string> texts;
   for (int root = 0; root < host.size(); ++root) {
-    std::vector<std::byte> message(mine.size());
-    std::memcpy(message.data(), mine.data(), mine.size());
+    const auto* const bytes = reinterpret_cast<const std::byte*>(mine.data());
+    std::vector<std::byte> message(bytes, bytes + mine.size());
     host.broadcast(message, root);
     texts.emplace_back(reinterpret_cast<const char*>(message.data()), message.size());
   }

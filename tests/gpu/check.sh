@@ -23,7 +23,7 @@ pack=no
 [ "${1:-}" = pack ] && pack=yes && shift
 build=${1:-build/release}
 bundle=$build/gpu-bundle
-programs="tests/gpu/gpu_test tests/bench/pass_bench convoke"
+programs="tests/gpu/gpu_kernels_test tests/gpu/gpu_test tests/bench/pass_bench convoke"
 started=$(date +%s)
 limit=520 # seconds in all; what does not fit any more is left out and said so
 failed=0
@@ -44,7 +44,7 @@ build_all() {
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCONVOKE_CUDA=ON \
     -DCONVOKE_BENCHMARKS=ON -DCONVOKE_CUDA_ARCHITECTURES="${arch:-90}" > "$output" 2>&1 ||
     { cat "$output"; exit 1; }
-  cmake --build "$build" --target gpu_test pass_bench convoke || exit 1
+  cmake --build "$build" --target gpu_kernels_test gpu_test pass_bench convoke || exit 1
 }
 
 # Programs and their libraries, but for the C library and the driver, which belong to the machine.
@@ -63,13 +63,15 @@ if [ "$pack" = yes ]; then
   gather
   exit 0
 fi
-if [ ! -e "$build/build.ninja" ] && [ -x "$bundle/gpu_test" ]; then
+if [ ! -e "$build/build.ninja" ] && [ -x "$bundle/gpu_kernels_test" ]; then
   say "taking what lies in $bundle"
   export LD_LIBRARY_PATH="$PWD/$bundle/lib:${LD_LIBRARY_PATH:-}"
-  tests=$bundle/gpu_test bench=$bundle/pass_bench convoke=$bundle/convoke
+  kernels=$bundle/gpu_kernels_test tests=$bundle/gpu_test bench=$bundle/pass_bench
+  convoke=$bundle/convoke
 else
   build_all
-  tests=$build/tests/gpu/gpu_test bench=$build/tests/bench/pass_bench convoke=$build/convoke
+  kernels=$build/tests/gpu/gpu_kernels_test tests=$build/tests/gpu/gpu_test
+  bench=$build/tests/bench/pass_bench convoke=$build/convoke
 fi
 if ! nvidia-smi -L > /dev/null 2>&1; then
   say "no GPU here (nvidia-smi -L): built, nothing run"
@@ -101,6 +103,7 @@ run() {
 }
 
 if [ "$tests" = "$bundle/gpu_test" ]; then
+  run "tests of kernels" "$kernels" --gtest_brief=1
   run "tests" "$tests" --gtest_brief=1
 else
   run "tests (ctest -L gpu)" ctest --test-dir "$build" -L gpu --output-on-failure
@@ -122,6 +125,16 @@ run "fast products with drafts" "$convoke" bench --model demo/model --device cud
   --prompts demo/prompts.jsonl --drafters none,ngram --limit 12 --no-floor
 grep -E '^(none|ngram|  [0-9]+ of )' "$output" | sed 's/^/    /' >> "$table"
 
+# Kernels by themselves: some of each, and few launches. Sums whose kernels wait for each other are
+# left out: the tool may run one after the other.
+small_kernels='DeviceCall.*:CudaElementwise.*:CudaNorm.*:CudaSums.RanksAreAddedAsATree'
+small_kernels=$small_kernels:'CudaMatmul.NanInOneRowStaysThere:CudaMatmul.NormalisesAccumulates*'
+small_kernels=$small_kernels:'CudaFloat8.NanWeights*:CudaFloat8.NormalisesAccumulates*'
+small_kernels=$small_kernels:'CudaAttention.LargeAndTinyScores:CudaAttention.MovesInOrder'
+small_kernels=$small_kernels:'CudaAttention.NanOfASibling*:CudaAttention.RowsThatSeeNothing*'
+small_kernels=$small_kernels:'CudaPick.BidsDoNotDepend*:CudaPick.ABorderOnAToken*'
+small_kernels=$small_kernels:'CudaPick.AllTokensBanned:CudaRank.DoesNotDepend*'
+small_kernels=$small_kernels:'-*.RandomShapes*:CudaElementwise.CopiesRowsAsTheCpuDoes'
 small='*TensorCores*:*CudaProducts*:GraphTest*:*CudaMedusa*:CudaHeadModels*'
 for tool in memcheck racecheck initcheck synccheck; do
   command -v compute-sanitizer > /dev/null ||
@@ -129,6 +142,8 @@ for tool in memcheck racecheck initcheck synccheck; do
   # initcheck knows nothing of what asynchronous copies wrote to padding: it informs, no more.
   code=1
   [ $tool = initcheck ] && code=0
+  run "compute-sanitizer $tool, kernels" compute-sanitizer --tool $tool --error-exitcode $code \
+    "$kernels" --gtest_brief=1 --gtest_filter="$small_kernels"
   run "compute-sanitizer $tool" compute-sanitizer --tool $tool --error-exitcode $code \
     "$tests" --gtest_brief=1 --gtest_filter="$small"
 done

@@ -74,15 +74,13 @@ struct Layer {
 /// The cache of some sequences; what was not written is NaN.
 class TestCache {
  public:
-  TestCache(const Layer& layer, int sequences, int slots, uint32_t seed, size_t block_bytes)
-      : layer_(layer) {
-    const int per_sequence = ceil_div(slots, kKvBlockSize);
+  TestCache(const Layer& layer, int sequences, int slots, uint32_t seed) : layer_(layer) {
+    const int per_sequence = (slots + kKvBlockSize - 1) / kKvBlockSize;
     std::vector<int32_t> blocks(size_t(sequences * per_sequence));
     std::iota(blocks.begin(), blocks.end(), 0);
     std::mt19937 engine(seed);
     std::shuffle(blocks.begin(), blocks.end(), engine);
-    bytes_.assign(blocks.size() * block_bytes + 16, std::byte{0xff});
-    kv_.data = bytes_.data() + (16 - reinterpret_cast<uintptr_t>(bytes_.data()) % 16) % 16;
+    blocks_ = blocks.size();
     for (int i = 0; i < sequences; ++i) {
       tables_.emplace_back(blocks.begin() + i * per_sequence,
                            blocks.begin() + (i + 1) * per_sequence);
@@ -145,7 +143,7 @@ class TestCache {
 
   const Layer& layer_;
   KvLayer kv_;
-  std::vector<std::byte> bytes_;
+  size_t blocks_ = 0;
   std::vector<std::vector<int32_t>> tables_;
   std::vector<const int32_t*> table_pointers_;
   std::vector<float> qkv_;
@@ -155,42 +153,37 @@ class TestCache {
 class CudaCache : public TestCache {
  public:
   CudaCache(const Layer& layer, int sequences, int slots, uint32_t seed = 3)
-      : TestCache(layer, sequences, slots, seed, kv_block_bytes(shape_of(layer))) {
-    kv_.shape = shape_of(layer);
+      : TestCache(layer, sequences, slots, seed),
+        memory_(filled_memory(blocks_ * kv_block_bytes(shape_of(layer)))) {
+    kv_ = {memory_.data(), shape_of(layer)};
   }
   void move(int sequence, const std::vector<std::pair<int, int>>& pairs) override {
     const std::vector<KvLayer> layers = {kv_};
-    move_kv(CudaStream{}, layers, kv_.shape, moves(sequence, pairs));
+    on_device::move_kv(layers, kv_.shape, moves(sequence, pairs));
   }
   int spare_splits = 0;  ///< how far beyond the longest row the launch reaches
 
  protected:
   void run(const RopeAppendArgs& rope, const AttentionArgs& args, bool attend) override {
-    if (!attend) return rope_append(CudaStream{}, rope);
-    const AttentionBatch& batch = *args.batch;
-    std::vector<int32_t> tile_begin(size_t(batch.rows) + 1, -1);
-    AttentionPlan plan;
-    plan.tiles = plan_attention(batch.sequence, args.heads, kv_.shape.kv_heads, tile_begin);
-    plan.tile_begin = tile_begin.data();
-    plan.max_length = longest_ + 256 * spare_splits;
-    const size_t bytes =
-        attention_workspace_bytes(batch.rows, args.heads, kv_.shape.head_dim, plan.max_length);
-    std::vector<float> workspace(bytes / sizeof(float), kNan);
-    rope_attention(CudaStream{}, rope, args, plan, {workspace.data(), bytes});
+    if (!attend) return on_device::rope_append(rope);
+    on_device::rope_attention(rope, args, longest_ + 256 * spare_splits);
   }
 
  private:
   static KvShape shape_of(const Layer& layer) {
     return {layer.shape.kv_heads, layer.shape.head_dim, layer.shape.dtype};
   }
+  DeviceBuffer memory_;
 };
 
 /// The oracle. It has no caches of float16: those are held against float32.
 class CpuCache : public TestCache {
  public:
   CpuCache(const Layer& layer, int sequences, int slots, uint32_t seed = 3)
-      : TestCache(layer, sequences, slots, seed, cpu::kv_block_bytes(shape_of(layer))) {
-    kv_.shape = shape_of(layer);
+      : TestCache(layer, sequences, slots, seed),
+        bytes_(blocks_ * cpu::kv_block_bytes(shape_of(layer)) + 16, std::byte{0xff}) {
+    kv_ = {bytes_.data() + (16 - reinterpret_cast<uintptr_t>(bytes_.data()) % 16) % 16,
+           shape_of(layer)};
   }
   void move(int sequence, const std::vector<std::pair<int, int>>& pairs) override {
     const std::vector<KvLayer> layers = {kv_};
@@ -214,6 +207,7 @@ class CpuCache : public TestCache {
     return {layer.shape.kv_heads, layer.shape.head_dim,
             dtype == DType::kFloat16 ? DType::kFloat32 : dtype};
   }
+  std::vector<std::byte> bytes_;
 };
 
 inline TensorView view_of(const Tokens& rows, std::vector<float>& memory) {

@@ -21,8 +21,10 @@ void expect_near_the_cpu(CudaCache& cuda, CpuCache& cpu, const std::vector<RowPl
 
 std::vector<AttentionShape> shapes() {
   std::vector<AttentionShape> all;
+  for (const int d : {8, 64, 80, 96, 128, 256}) all.push_back({4, 2, d, DType::kBFloat16});
+  for (const int d : {80, 128}) all.push_back({4, 2, d, DType::kFloat16});
+  for (const int d : {8, 64, 96, 256}) all.push_back({4, 2, d, DType::kFloat32});
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {
-    for (const int d : {8, 64, 80, 96, 128, 256}) all.push_back({4, 2, d, dtype});
     all.push_back({4, 2, 64, dtype, 19});
     all.push_back({4, 4, 80, dtype, 150, true});
   }
@@ -105,6 +107,56 @@ TEST(CudaAttention, TreesMatchTheCpu) {
       const auto rows = tree_rows(tokens, base, random_tree(base % 2 == 0 ? 63 : 11, 9));
       ASSERT_NO_FATAL_FAILURE(expect_near_the_cpu(cuda, cpu, rows, dtype)) << base;
     }
+  }
+}
+
+/// Every combination of what may differ, by chance: types, head sizes, heads per key head, windows,
+/// norms, contexts of 1 to 5000, 1 to 64 rows of chunks and trees of two sequences, and behind them
+/// rows that only fill the pass up, whose queries, keys and values are NaN.
+TEST(CudaAttention, RandomShapesMatchTheCpu) {
+  Normal random(31);
+  const DType dtypes[] = {DType::kBFloat16, DType::kFloat16, DType::kFloat32};
+  const int head_dims[] = {64, 80, 96, 128};
+  const int64_t work = kOnGpu ? 100'000'000 : kSanitized ? 400'000 : 3'000'000;
+  const double longest = std::log(kSanitized ? 900.0 : 5000.0);
+  for (int i = 0; i < (kOnGpu ? 120 : kSanitized ? 6 : 12); ++i) {
+    const int kv_heads = 1 + random.below(2), group = 1 + random.below(8);
+    const AttentionShape shape = {group * kv_heads,
+                                  kv_heads,
+                                  head_dims[i % 4],
+                                  dtypes[random.below(3)],
+                                  random.below(3) == 0 ? 1 + random.below(400) : 0,
+                                  random.below(2) == 0};
+    // Short contexts as often as long ones.
+    const int base = i == 0 ? 1 : int(std::exp(longest * (1 + random.below(1000)) / 1000.0));
+    const int64_t row_work = int64_t(shape.out_width()) * base;
+    const int most = int(std::min<int64_t>(61, std::max<int64_t>(1, work / row_work)));
+    const int count = i < 2 ? most : 1 + random.below(most), other = 1 + random.below(3);
+    SCOPED_TRACE(testing::Message() << "case " << i << ": " << name_of(shape) << ", context "
+                                    << base << ", " << count << " rows and " << other);
+    const Layer layer(shape, base + 64);
+    const Tokens tokens = layer.tokens(base + 64, uint32_t(i));
+    CudaCache cuda(layer, 3, base + 64);
+    CpuCache cpu(layer, 3, base + 64);
+    append(cuda, tokens, base - 1, 1), append(cpu, tokens, base - 1, 1);
+    std::vector<RowPlan> rows;
+    for (int p = 0; p < other; ++p) rows.push_back(chain_row(tokens, p, 0));
+    if (i % 2 == 0) {
+      for (RowPlan& row : tree_rows(tokens, base, random_tree(count - 1, uint32_t(i)), 1)) {
+        rows.push_back(row);
+      }
+    } else {
+      for (int p = 0; p < count; ++p) rows.push_back(chain_row(tokens, base - 1 + p, 1));
+    }
+    const Tokens want = cpu.pass(rows);
+    const std::vector<float> nothing(size_t(shape.row_width()), kNan);
+    const size_t real = rows.size();
+    for (int f = random.below(4); f > 0 && rows.size() < 64; --f) {
+      rows.push_back({2, 0, -1, 0, {}, &nothing});
+    }
+    const Tokens got = cuda.pass(rows);
+    ASSERT_TRUE(
+        near(Tokens(got.begin(), got.begin() + long(real)), want, 0, tolerance(shape.dtype)));
   }
 }
 

@@ -78,7 +78,7 @@ TEST(DeviceCommunicator, StepsAreOneGraphAndGiveThePlainBits) {
   shape.make_communicator = [connected](Backend& backend, std::unique_ptr<Communicator> host) {
     const int rank = host->rank();
     return make_device_communicator(backend, std::move(host), {.transport = connected->take(rank)},
-                                    {.reduce_capacity = 1 << 18});
+                                    {.reduce_capacity = 1 << 18, .deadline_seconds = 120});
   };
   TestReplica replica(directory, on_gpus(shape, DType::kBFloat16));
   EXPECT_EQ(replica.run(requests), plain);

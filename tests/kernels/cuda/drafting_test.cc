@@ -205,6 +205,9 @@ TEST(CudaEngine, DraftsOnItsDeviceOrOnTheCpu) {
 #if !defined(CONVOKE_TEST_ON_GPU)
 // What the cache leaves free on the GPU for a drafter is enough for it, and not much more.
 TEST(CudaDraftMemory, IsWhatHeadsTake) {
+#if defined(CONVOKE_WITHOUT_CUDA)
+  GTEST_SKIP() << "the launcher was built without CUDA, and says so";
+#endif
   ReplicaSetup setup;
   setup.options.model = kTarget;
   setup.options.max_num_seqs = 4;
@@ -220,7 +223,7 @@ TEST(CudaDraftMemory, IsWhatHeadsTake) {
     DraftContext context = setup.draft_context();
     context.gpu.device = 1;
     compute_on_gpu(context);
-    if (!context.make_backend) GTEST_SKIP() << "built without CUDA";
+    ASSERT_TRUE(context.make_backend);
     const int64_t before = int64_t(emulation::device_bytes());
     const auto drafter = make_drafter(spec, context);
     const int64_t taken = int64_t(emulation::device_bytes()) - before;

@@ -9,7 +9,6 @@ namespace {
 using cpu::GuardedMatrix;
 
 constexpr auto kPath = cpu::Isa::kPortable;
-const CudaStream kStream;
 
 struct Extent {
   int64_t rows, columns;
@@ -31,7 +30,7 @@ TEST(CudaElementwise, EmbedsAsTheCpuDoes) {
         EmbedArgs args{tokens, table.view(), first, lookahead.view(), want.view()};
         cpu::run_team(1, [&](cpu::CpuStream& stream) { cpu::embed(stream, kPath, args); });
         args.x = got.view();
-        embed(kStream, args);
+        on_device::embed(args);
         EXPECT_TRUE(same_bits(got.view(), want.view()));
       }
     }
@@ -43,7 +42,7 @@ TEST(CudaElementwise, NeedsNoLookaheadTable) {
   GuardedMatrix table(DType::kBFloat16, 5, 40), x(DType::kFloat32, 2, 40);
   table.fill(normal);
   const std::vector<int32_t> tokens = {4, 2};
-  embed(kStream, {tokens, table.view(), 0, {}, x.view()});
+  on_device::embed({tokens, table.view(), 0, {}, x.view()});
   EXPECT_EQ(cpu::load(x.view(), 0, 39), cpu::load(table.view(), 4, 39));
 }
 
@@ -71,7 +70,7 @@ TEST(CudaElementwise, CopiesRowsAsTheCpuDoes) {
           CopyRowsArgs args{x.view(), want.view(), lists.from, lists.to, accumulate};
           cpu::run_team(3, [&](cpu::CpuStream& stream) { cpu::copy_rows(stream, args); });
           args.y = got.view();
-          copy_rows(kStream, args);
+          on_device::copy_rows(args);
           EXPECT_TRUE(same_bits(got.view(), want.view()));
         }
       }
@@ -83,7 +82,7 @@ TEST(CudaElementwise, CopiesPaddingRowsAsNanAndRoundsToFloat16) {
   GuardedMatrix x(DType::kFloat32, 1, 3), y(DType::kFloat16, 3, 3);
   for (int c = 0; c < 3; ++c) cpu::store(x.view(), 0, c, 1.0f + 0x1p-12f + float(c));
   const std::vector<int32_t> from = {kPaddingToken, 0, -1};
-  copy_rows(kStream, {x.view(), y.view(), from, {}});
+  on_device::copy_rows({x.view(), y.view(), from, {}});
   for (int c = 0; c < 3; ++c) {
     EXPECT_TRUE(std::isnan(cpu::load(y.view(), 0, c)));
     EXPECT_EQ(cpu::load(y.view(), 1, c), 1.0f + float(c));
@@ -102,7 +101,7 @@ TEST(CudaElementwise, MultipliesBySilu) {
       cpu::run_team(1, [&](cpu::CpuStream& stream) {
         cpu::silu_mul(stream, kPath, {x.view(), want.view()});
       });
-      silu_mul(kStream, {x.view(), got.view()});
+      on_device::silu_mul({x.view(), got.view()});
       EXPECT_TRUE(near(got.view(), want.view(), rounding(dtype) + 1e-6, 1e-7));
     }
   }
@@ -113,7 +112,7 @@ TEST(CudaElementwise, SiluOfTheExtremes) {
   const float gates[] = {-1000, -90, 0, 90, 1000, -INFINITY};
   for (int i = 0; i < 6; ++i)
     cpu::store(x.view(), 0, i, gates[i]), cpu::store(x.view(), 0, 6 + i, 1);
-  silu_mul(kStream, {x.view(), y.view()});
+  on_device::silu_mul({x.view(), y.view()});
   EXPECT_EQ(cpu::load(y.view(), 0, 0), 0);
   EXPECT_NEAR(cpu::load(y.view(), 0, 1), 0, 1e-36);
   EXPECT_EQ(cpu::load(y.view(), 0, 2), 0);
@@ -129,9 +128,9 @@ TEST(CudaElementwise, AddsBiasesFillsAndConverts) {
     GuardedMatrix bias(DType::kFloat32, 1, extent.columns);
     x.fill(normal), bias.fill(normal);
     GuardedMatrix before(DType::kFloat32, extent.rows, extent.columns);
-    convert(kStream, x.view(), before.view());
+    on_device::convert(x.view(), before.view());
     EXPECT_TRUE(same_bits(x.view(), before.view()));
-    add_bias(kStream, x.view(), bias.view().row<float>(0));
+    on_device::add_bias(x.view(), bias.view().row<float>(0));
     for (int64_t r = 0; r < extent.rows; ++r) {
       for (int64_t c = 0; c < extent.columns; ++c) {
         ASSERT_EQ(cpu::load(x.view(), r, c),
@@ -143,15 +142,52 @@ TEST(CudaElementwise, AddsBiasesFillsAndConverts) {
     GuardedMatrix wide(DType::kBFloat16, extent.rows, 3 * extent.columns, 1);
     const TensorView middle = wide.view().col_range(extent.columns, 2 * extent.columns);
     cpu::run_team(1, [&](cpu::CpuStream& s) { cpu::convert(s, x.view(), want.view()); });
-    convert(kStream, x.view(), middle);
+    on_device::convert(x.view(), middle);
     EXPECT_TRUE(same_bits(middle, want.view()));
-    fill_zero(kStream, middle);
+    on_device::fill_zero(middle);
     for (int64_t r = 0; r < extent.rows; ++r) {
       for (int64_t c = 0; c < 3 * extent.columns; ++c) {
         const bool inside = extent.columns <= c && c < 2 * extent.columns;
         ASSERT_EQ(std::isnan(cpu::load(wide.view(), r, c)), !inside) << "written beside the view";
       }
     }
+  }
+}
+
+/// Rows of a pass of random extents, through what a layer does to them beside products and
+/// attention.
+TEST(CudaElementwise, RandomShapesMatchTheCpu) {
+  Normal random(21);
+  const DType dtypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
+  for (int i = 0; i < (kOnGpu ? 300 : kSanitized ? 6 : 24); ++i) {
+    const DType dtype = dtypes[i % 3];
+    const int64_t rows = i < 2 ? 1 + 63 * i : 1 + random.below(64), columns = 1 + random.below(700);
+    SCOPED_TRACE(testing::Message() << rows << " x " << columns << ", " << dtype_name(dtype));
+    GuardedMatrix table(dtype, 20, columns, 2), x(DType::kFloat32, rows, columns, random.below(5));
+    GuardedMatrix want(DType::kFloat32, rows, columns), got(dtype, rows, columns, random.below(5));
+    GuardedMatrix weight(DType::kFloat32, 1, columns), wide(DType::kFloat32, rows, 2 * columns, 1);
+    table.fill(random), weight.fill(random), wide.fill(random);
+    std::vector<int32_t> tokens, gather;
+    for (int64_t r = 0; r < rows; ++r) tokens.push_back(random.below(20));
+    EmbedArgs embedding{tokens, table.view(), 0, {}, want.view()};
+    cpu::run_team(1, [&](cpu::CpuStream& stream) { cpu::embed(stream, kPath, embedding); });
+    embedding.x = x.view();
+    on_device::embed(embedding);
+    ASSERT_TRUE(same_bits(x.view(), want.view()));
+
+    for (int64_t r = 0; r < rows; ++r) gather.push_back(random.below(int(rows)));
+    RmsNormArgs norm{x.view(), weight.view().row<float>(0), 1e-5f, want.view(), gather};
+    cpu::run_team(1, [&](cpu::CpuStream& stream) { cpu::rms_norm(stream, kPath, norm); });
+    norm.y = got.view();
+    on_device::rms_norm(norm);
+    const double tiny = dtype == DType::kFloat16 ? 0x1p-25 : 1e-30;  // of its subnormals
+    ASSERT_TRUE(near(got.view(), want.view(), rounding(dtype) + 3e-6, tiny));
+
+    cpu::run_team(1, [&](cpu::CpuStream& stream) {
+      cpu::silu_mul(stream, kPath, {wide.view(), want.view()});
+    });
+    on_device::silu_mul({wide.view(), got.view()});
+    ASSERT_TRUE(near(got.view(), want.view(), rounding(dtype) + 1e-6, 1e-7));
   }
 }
 
@@ -167,7 +203,7 @@ TEST(CudaNorm, MatchesTheCpu) {
       cpu::run_team(1, [&](cpu::CpuStream& stream) { cpu::rms_norm(stream, kPath, args); });
       args.y = got.view();
       under_every_schedule([&] {
-        rms_norm(kStream, args);
+        on_device::rms_norm(args);
         const double tiny = dtype == DType::kFloat16 ? 0x1p-25 : 1e-30;  // of its subnormals
         EXPECT_TRUE(near(got.view(), want.view(), rounding(dtype) + 3e-6, tiny));
       });
@@ -188,11 +224,11 @@ TEST(CudaNorm, AddsTheResidualFirst) {
       }
     }
     const float* const w = weight.view().row<float>(0);
-    rms_norm(kStream, {sum.view(), w, 1e-6f, want.view(), {}});
-    add_rms_norm(kStream, {x.view(), w, 1e-6f, got.view(), {}}, addend.view());
+    on_device::rms_norm({sum.view(), w, 1e-6f, want.view(), {}});
+    on_device::add_rms_norm({x.view(), w, 1e-6f, got.view(), {}}, addend.view());
     EXPECT_TRUE(same_bits(x.view(), sum.view()));
     EXPECT_TRUE(same_bits(got.view(), want.view()));
-    rms_norm(kStream, {x.view(), w, 1e-6f, x.view(), {}});
+    on_device::rms_norm({x.view(), w, 1e-6f, x.view(), {}});
     EXPECT_TRUE(same_bits(x.view(), want.view())) << "in place";
   }
 }
@@ -204,8 +240,8 @@ TEST(CudaNorm, RowsDoNotMeet) {
   x.fill(normal), weight.fill(normal);
   for (int64_t c = 0; c < 500; ++c) cpu::store(x.view(), 0, c, kNan);
   const float* const w = weight.view().row<float>(0);
-  rms_norm(kStream, {x.view(), w, 1e-6f, all.view(), {}});
-  rms_norm(kStream, {x.view().row_range(2, 3), w, 1e-6f, one.view(), {}});
+  on_device::rms_norm({x.view(), w, 1e-6f, all.view(), {}});
+  on_device::rms_norm({x.view().row_range(2, 3), w, 1e-6f, one.view(), {}});
   EXPECT_TRUE(same_bits(all.view().row_range(2, 3), one.view()));
 }
 

@@ -1,4 +1,6 @@
-// What the tests of the emulated CUDA kernels share.
+// What the tests of CUDA kernels by themselves share. They run on an emulated device, or, with
+// CONVOKE_TEST_ON_GPU, on a real one (tests/gpu). Where the two may differ, the bounds are those of
+// the real one, unless it is said.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,10 +11,12 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/kernels.h"
 #include "tests/kernels/matmul_fixture.h"
 #include "tests/kernels/test_team.h"
+#include "tests/support/cuda_device/device_call.h"
+#if !defined(CONVOKE_TEST_ON_GPU)
+#include "tests/support/cuda_emulation/emulation.h"
+#endif
 
 namespace convoke::cuda {
 
@@ -25,10 +29,19 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
+#if defined(CONVOKE_TEST_ON_GPU)
+inline constexpr bool kOnGpu = true;
+#else
+inline constexpr bool kOnGpu = false;
+#endif
+
 /// Runs what it is given under every order of threads and blocks. A result that depends on the
-/// order lacks a barrier.
+/// order lacks a barrier. A real device has no order to choose: there it runs a few times.
 template <typename Run>
 void under_every_schedule(Run run) {
+#if defined(CONVOKE_TEST_ON_GPU)
+  for (int i = 0; i < 5; ++i) run();
+#else
   using emulation::Schedule;
   for (const Schedule schedule : emulation::kSchedules) {
     SCOPED_TRACE(testing::Message() << "schedule " << int(schedule));
@@ -36,6 +49,7 @@ void under_every_schedule(Run run) {
     run();
     emulation::set_schedule(Schedule::kInOrder);
   }
+#endif
 }
 
 class Normal {

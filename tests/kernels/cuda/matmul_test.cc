@@ -47,8 +47,8 @@ std::pair<GuardedMatrix, GuardedMatrix> products(const Case& c, DType dtype, int
   const GuardedMatrix in = oracle_input(x.view(), weights.oracle->activation_dtype());
   const float* const b = bias.view().row<float>(0);
   oracle.run({.x = in.view(), .weights = weights.oracle.get(), .bias = b, .y = want.view()});
-  Device(clusters).run(
-      {.x = x.view(), .weights = weights.packed.get(), .bias = b, .y = got.view()});
+  on_device::matmul({.x = x.view(), .weights = weights.packed.get(), .bias = b, .y = got.view()},
+                    clusters);
   for (int64_t r = 0; r + 1 < rows; ++r) {
     EXPECT_TRUE(std::isnan(got.view().row<float>(r)[c.outputs])) << "written beside y";
   }
@@ -109,10 +109,11 @@ struct Fixed {
   }
   GuardedMatrix run(const TensorView& rows, bool clusters = true) const {
     GuardedMatrix y(DType::kFloat32, rows.rows, c.outputs, 1);
-    Device(clusters).run({.x = rows,
-                          .weights = weights->packed.get(),
-                          .bias = bias.view().row<float>(0),
-                          .y = y.view()});
+    on_device::matmul({.x = rows,
+                       .weights = weights->packed.get(),
+                       .bias = bias.view().row<float>(0),
+                       .y = y.view()},
+                      clusters);
     return y;
   }
   Case c;
@@ -190,11 +191,11 @@ TEST(CudaMatmul, HalfOfTheGroupsIsHalfOfTheTree) {
     const auto half = [&](int64_t begin, const TensorView& y) {
       const MatrixSource source{{fixed.w.view().col_range(begin, begin + 256)}, dtype, 4, false};
       const Weights weights(source, oracle);
-      Device(true).run(
-          {.x = x.col_range(begin, begin + 256), .weights = weights.packed.get(), .y = y});
+      on_device::matmul(
+          {.x = x.col_range(begin, begin + 256), .weights = weights.packed.get(), .y = y}, true);
     };
     half(0, left.view()), half(256, right.view());
-    Device(true).run({.x = x, .weights = fixed.weights->packed.get(), .y = whole.view()});
+    on_device::matmul({.x = x, .weights = fixed.weights->packed.get(), .y = whole.view()}, true);
     for (int64_t r = 0; r < 11; ++r) {
       for (int64_t c = 0; c < 21; ++c) {
         ASSERT_EQ(cpu::load(whole.view(), r, c),
@@ -222,18 +223,20 @@ TEST(CudaMatmul, NormalisesAccumulatesAndGates) {
     Normal normal(9);
     x.fill(normal), weight.fill(normal), y.fill(normal);
     const float* const w = weight.view().row<float>(0);
-    rms_norm(CudaStream{}, {x.view(), w, 1e-5f, normed.view(), {}});
-    convert(CudaStream{}, y.view(), before.view());
+    on_device::rms_norm({x.view(), w, 1e-5f, normed.view(), {}});
+    on_device::convert(y.view(), before.view());
     const float* const bias = fixed.bias.view().row<float>(0);
-    Device(true).run({.x = x.view(),
-                      .weights = fixed.weights->packed.get(),
-                      .bias = bias,
-                      .y = y.view(),
-                      .norm_weight = w,
-                      .norm_epsilon = 1e-5f,
-                      .accumulate = true});
+    on_device::matmul({.x = x.view(),
+                       .weights = fixed.weights->packed.get(),
+                       .bias = bias,
+                       .y = y.view(),
+                       .norm_weight = w,
+                       .norm_epsilon = 1e-5f,
+                       .accumulate = true},
+                      true);
     GuardedMatrix sum(DType::kFloat32, 9, 30);
-    Device(true).run({.x = normed.view(), .weights = fixed.weights->packed.get(), .y = sum.view()});
+    on_device::matmul({.x = normed.view(), .weights = fixed.weights->packed.get(), .y = sum.view()},
+                      true);
     for (int64_t r = 0; r < 9; ++r) {
       for (int64_t c = 0; c < 30; ++c) {
         const float a = cpu::load(before.view(), r, c) + cpu::load(sum.view(), r, c);
@@ -245,9 +248,11 @@ TEST(CudaMatmul, NormalisesAccumulatesAndGates) {
     cpu::Products oracle(cpu::Isa::kPortable, 1);
     const Weights stacked(both, oracle);
     GuardedMatrix wide(DType::kFloat32, 9, 60), want(dtype, 9, 30), got(dtype, 9, 30);
-    Device(true).run({.x = normed.view(), .weights = stacked.packed.get(), .y = wide.view()});
-    silu_mul(CudaStream{}, {wide.view(), want.view()});
-    Device(true).run({.x = normed.view(), .weights = gated.weights->packed.get(), .y = got.view()});
+    on_device::matmul({.x = normed.view(), .weights = stacked.packed.get(), .y = wide.view()},
+                      true);
+    on_device::silu_mul({wide.view(), want.view()});
+    on_device::matmul({.x = normed.view(), .weights = gated.weights->packed.get(), .y = got.view()},
+                      true);
     EXPECT_TRUE(same_bits(got.view(), want.view()));
   }
 }

@@ -1,36 +1,19 @@
 // Ranks with an emulated device each, as threads, that add up between devices.
 #pragma once
 
-#include <cmath>
-#include <random>
 #include <thread>
 
 #include "parallel/device_communicator.h"
-#include "parallel/tree_sum.h"
 #include "tests/kernels/cuda/backend_fixture.h"
+#include "tests/kernels/cuda/sum_case.h"
 #include "tests/support/cuda_emulation/transport.h"
 
 namespace convoke {
 
-inline std::vector<float> random_floats(int64_t count, uint32_t seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(size_t(count), 0.0f);
-  for (float& v : values) v = normal(engine) * std::ldexp(1.0f, int(engine() % 20) - 10);
-  return values;
-}
-
-inline TensorView floats(const void* data, int64_t rows, int64_t columns) {
-  return TensorView::matrix(const_cast<void*>(data), DType::kFloat32, rows, columns);
-}
-inline TensorView floats(const void* data, int64_t count) {
-  return floats(data, 1, count);
-}
-
 struct RanksOptions {
   int size = 2;
   int64_t capacity = 0;
-  double deadline = 8;
+  double deadline = 120;   ///< sanitizers are slow
   bool transport = true;   ///< that does what NCCL would
   int64_t one_shot = 0;    ///< floats; 0: no memory that peers reach
   int blocks = 4;          ///< of a one-shot sum
@@ -93,27 +76,6 @@ struct Ranks {
   emulation::Transports transports;
   std::vector<std::unique_ptr<Backend>> backends;
   std::vector<std::unique_ptr<Communicator>> communicators;
-};
-
-/// What ranks add, and what must come of it.
-struct SumCase {
-  SumCase(int size, int64_t count, uint32_t seed = 0) {
-    for (int r = 0; r < size; ++r) {
-      contributions.push_back(random_floats(count, seed + uint32_t(r)));
-      targets.push_back(random_floats(count, seed + 99));
-    }
-    std::vector<const float*> sources;
-    for (const auto& c : contributions) sources.push_back(c.data());
-    sum = targets[0];
-    add_tree_sum(sources.data(), size, sum.data(), {0, count});
-  }
-  void expect_summed() const {
-    for (const auto& target : targets) {
-      EXPECT_EQ(std::memcmp(target.data(), sum.data(), sum.size() * sizeof(float)), 0);
-    }
-  }
-  std::vector<std::vector<float>> contributions, targets;
-  std::vector<float> sum;
 };
 
 /// The error that rank 0 gets from a sum to which rank 1 comes, or not.

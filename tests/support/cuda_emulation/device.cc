@@ -19,6 +19,11 @@
 #include "kernels/check.h"
 #include "kernels/cuda/device_runtime.h"
 #include "tests/support/cuda_emulation/emulation.h"
+#include "tests/support/cuda_emulation/shared_pages.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace convoke::emulation {
 /// What a stream does; `ready` says whether it can be begun (empty: at once). `run` says whether it
@@ -64,6 +69,8 @@ class Ranges {
     size_t bytes = 0;
     std::byte* mapping = nullptr;
     size_t mapped = 0;
+    int file = -1;          ///< behind it, once other processes may have it
+    bool imported = false;  ///< from another process
   };
   void add(const void* begin, const Range& range) { ranges_[address(begin)] = range; }
   bool has(const void* pointer) const {
@@ -79,6 +86,10 @@ class Ranges {
     ranges_.erase(at);
     return range;
   }
+  Range* find(const void* begin) {
+    const auto at = ranges_.find(address(begin));
+    return at == ranges_.end() ? nullptr : &at->second;
+  }
   template <typename Visit>
   void for_each(Visit visit) const {
     for (const auto& [begin, range] : ranges_) visit(range);
@@ -88,6 +99,15 @@ class Ranges {
   static uintptr_t address(const void* p) { return reinterpret_cast<uintptr_t>(p); }
   std::map<uintptr_t, Range> ranges_;
 };
+
+/// Memory of a process for others: what is in a MemoryHandle.
+struct Shared {
+  void* memory = nullptr;  ///< in its owner
+  pid_t owner = 0;
+  int file = -1;
+  size_t mapped = 0, offset = 0, bytes = 0;
+};
+static_assert(sizeof(Shared) <= sizeof(cuda::MemoryHandle));
 
 /// All devices of the process: their memory, and the thread that does their work.
 class Devices {
@@ -133,8 +153,41 @@ class Devices {
   void release(void* memory) {
     const std::lock_guard lock(mutex_);
     const Ranges::Range range = device_.take(memory);
-    bytes_ -= range.bytes;
+    if (!range.imported) bytes_ -= range.bytes;
+    if (range.file >= 0) close(range.file);
     munmap(range.mapping, range.mapped + kPage);
+  }
+  /// By which other processes find the memory.
+  Shared share(void* memory) {
+    const std::lock_guard lock(mutex_);
+    Ranges::Range* const range = device_.find(memory);
+    CONVOKE_CHECK(range != nullptr && !range->imported);
+    if (range->file < 0) {
+      CONVOKE_CHECK_EQ(mprotect(range->mapping, range->mapped, PROT_READ | PROT_WRITE), 0);
+      range->file = share_pages(range->mapping, range->mapped);
+      if (!open_) CONVOKE_CHECK_EQ(mprotect(range->mapping, range->mapped, PROT_NONE), 0);
+    }
+    return {memory,
+            getpid(),
+            range->file,
+            range->mapped,
+            size_t(static_cast<std::byte*>(memory) - range->mapping),
+            range->bytes};
+  }
+  /// Null: there is none.
+  void* import(const Shared& shared) {
+    const std::lock_guard lock(mutex_);
+    std::byte* const pages = map_shared_pages(shared.owner, shared.file, shared.mapped, kPage);
+    if (pages == nullptr) return nullptr;
+    if (!open_) CONVOKE_CHECK_EQ(mprotect(pages, shared.mapped, PROT_NONE), 0);
+    std::byte* const data = pages + shared.offset;
+    device_.add(data, {shared.bytes, pages, shared.mapped, -1, true});
+    return data;
+  }
+  bool imported(const void* memory) {
+    const std::lock_guard lock(mutex_);
+    const Ranges::Range* const range = device_.find(memory);
+    return range != nullptr && range->imported;
   }
   void* allocate_pinned(size_t bytes) {
     const std::lock_guard lock(mutex_);
@@ -279,30 +332,42 @@ Devices& devices() {
   return devices;
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kAddressSanitizer = true;
+#else
+constexpr bool kAddressSanitizer = false;
+#endif
+
 /// Whether a word is an address in the host's mapped memory: first by its looks, so that numbers
-/// cost nothing (and small ones behind another's padding are let through), then by asking the
-/// kernel.
-bool leads_to_host(uint64_t word) {
+/// cost nothing (and small ones behind another's padding, if there may be any, are let through),
+/// then by asking the kernel. The address sanitizer's addresses look like small ones; it has all of
+/// its heap mapped, whatever of it is in use.
+bool leads_to_host(uint64_t word, bool padding) {
 #if defined(__x86_64__)
   const uint64_t top = word >> 40;  // of programs, heaps (the sanitizers' too), libraries, stacks
   const bool looks =
       top == 0x7f || top == 0x7e || top == 0x55 || top == 0x56 || (top >= 0x60 && top <= 0x63);
-  if (!looks || word % alignof(int32_t) != 0 || uint32_t(word) < 0x10000) return false;
+  if (!looks || word % alignof(int32_t) != 0) return false;
+  if ((padding || !kAddressSanitizer) && uint32_t(word) < 0x10000) return false;
   auto* const pointer = reinterpret_cast<void*>(word);
+#if defined(__SANITIZE_ADDRESS__)
+  if (__asan_address_is_poisoned(pointer) != 0) return false;
+#endif
   if (devices().on_device(pointer) || devices().mapped(pointer)) return false;
   unsigned char resident = 0;
-  return mincore(reinterpret_cast<void*>(word / kPage * kPage), kPage, &resident) == 0;
+  if (mincore(reinterpret_cast<void*>(word / kPage * kPage), kPage, &resident) != 0) return false;
+  return !kAddressSanitizer || (resident & 1) != 0;  // its heap is mapped before it is used
 #else
-  (void)word;
+  (void)word, (void)padding;
   return false;
 #endif
 }
 
-void check_words(const void* data, size_t bytes, const char* what) {
+void check_words(const void* data, size_t bytes, bool padding, const char* what) {
   for (size_t i = 0; i + sizeof(uint64_t) <= bytes; i += sizeof(uint64_t)) {
     uint64_t word = 0;
     std::memcpy(&word, static_cast<const std::byte*>(data) + i, sizeof word);
-    if (!leads_to_host(word)) continue;
+    if (!leads_to_host(word, padding)) continue;
     std::fprintf(stderr, "cuda emulation: %s: word %zu, %llx, is an address in host memory\n", what,
                  i / sizeof word, static_cast<unsigned long long>(word));
     std::abort();
@@ -336,7 +401,7 @@ void limit_device_bytes(uint64_t bytes) {
 }
 
 void check_argument_words(const void* argument, size_t bytes) {
-  check_words(argument, bytes, "a kernel's argument");
+  check_words(argument, bytes, /*padding=*/false, "a kernel's argument");
 }
 
 void enqueue(CUstream_st* stream, std::function<void()> work, std::function<bool()> ready) {
@@ -414,20 +479,25 @@ void reach_peer(int device, int peer) {
   CONVOKE_CHECK(emulation::links_between(device, peer));
 }
 MemoryHandle export_memory(void* memory) {
-  CONVOKE_CHECK(devices().on_device(memory));
+  const emulation::Shared shared = devices().share(memory);
   MemoryHandle handle = {};
-  std::memcpy(handle.data(), &memory, sizeof memory);
+  std::memcpy(handle.data(), &shared, sizeof shared);
   return handle;
 }
 void* import_memory(const MemoryHandle& handle) {
-  void* memory = nullptr;
-  std::memcpy(&memory, handle.data(), sizeof memory);
-  if (!devices().on_device(memory)) {
+  emulation::Shared shared;
+  std::memcpy(&shared, handle.data(), sizeof shared);
+  // Of threads that pass for processes: as it lies.
+  const bool mine = shared.owner == getpid() && devices().on_device(shared.memory);
+  void* const memory = mine ? shared.memory : devices().import(shared);
+  if (memory == nullptr) {
     throw_error(ErrorKind::kResource, "CUDA: cudaIpcOpenMemHandle: no such memory is emulated");
   }
   return memory;
 }
-void release_import(void*) noexcept {}
+void release_import(void* memory) noexcept {
+  if (devices().imported(memory)) devices().release(memory);
+}
 
 CUstream_st* create_stream() {
   return new CUstream_st;
@@ -448,7 +518,7 @@ void enqueue_copy(CUstream_st* stream, void* to, size_t to_pitch, const void* fr
   if (from_host) {
     for (size_t r = 0; r < rows; ++r) {
       emulation::check_words(static_cast<const std::byte*>(from) + r * from_pitch, row_bytes,
-                             "what is copied to the device");
+                             /*padding=*/true, "what is copied to the device");
     }
   }
   emulation::enqueue(stream, [=] {
