@@ -108,6 +108,9 @@ class CudaBackend final : public Backend {
     cuda::add_bias(queue_, x, bias);
   }
   void fill_zero(Stream&, const TensorView& x) override { cuda::fill_zero(queue_, x); }
+  void fill_random(Stream&, const RandomSlice& slice, const TensorView& x) override {
+    cuda::fill_random(queue_, slice, x);
+  }
   void copy_rows(Stream&, const CopyRowsArgs& args) override {
     CopyRowsArgs on_device = args;
     on_device.from = staging_.on_device(args.from);
@@ -187,12 +190,18 @@ std::unique_ptr<PackedMatrix> CudaBackend::pack(const MatrixSource& source) {
   auto matrix = std::make_unique<OwnedMatrix>(layout, DeviceBuffer(layout.bytes(), "weights"));
   MatrixSource on_device = source;
   std::vector<DeviceBuffer> copies;
-  for (TensorView& part : on_device.parts) {
+  CONVOKE_CHECK(source.random.empty() || source.random.size() == source.parts.size());
+  for (size_t i = 0; i < source.parts.size(); ++i) {
+    const TensorView& part = source.parts[i];
     const size_t row_bytes = size_t(part.cols) * dtype_size(part.dtype);
     const DeviceBuffer& copy = copies.emplace_back(size_t(part.rows) * row_bytes,
                                                    "a weight matrix on its way to being packed");
-    uploader().upload(part, static_cast<std::byte*>(copy.data()), source.read);
-    part = TensorView::matrix(copy.data(), part.dtype, part.rows, part.cols);
+    on_device.parts[i] = TensorView::matrix(copy.data(), part.dtype, part.rows, part.cols);
+    if (source.random.empty()) {
+      uploader().upload(part, static_cast<std::byte*>(copy.data()), source.read);
+    } else {
+      cuda::fill_random(queue_, source.random[i], on_device.parts[i]);
+    }
   }
   if (!source.scales.empty()) {
     const DeviceBuffer& copy =
