@@ -266,7 +266,8 @@ class Backend {
 
   virtual std::string describe() const = 0;  ///< "cpu (amx-bf16, 2 threads)"
   /// Another backend on the same threads or device, for another thread to use; may outlive this
-  /// one. What one allocates the other may read, once the program that wrote it has run. CPU:
+  /// one. What one allocates the other may read, once the program that wrote it has run; a matrix
+  /// that one packed the other may multiply with, once it has been told of it (adopt()). CPU:
   /// programs of siblings wait for each other. GPU: each has a stream, work space and graphs of its
   /// own, and nothing orders the one's kernels after the other's or makes its host wait: they run
   /// side by side as far as the device has room.
@@ -277,6 +278,9 @@ class Backend {
   /// Host memory that copy() is fast with, and does not wait for.
   virtual std::unique_ptr<Buffer> allocate_host(size_t bytes) = 0;
   virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) = 0;
+  /// Prepares for products with a matrix that a sibling packed, as pack() does for those of its
+  /// own; outside of programs, and before reserve().
+  virtual void adopt(const PackedMatrix& matrix) = 0;
   virtual size_t kv_block_bytes(const KvShape& shape) const = 0;  ///< keys and values, one layer
 
   /// Takes the memory that passes within these limits need, after all matrices were packed and

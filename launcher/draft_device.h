@@ -30,14 +30,18 @@ int choose_draft_gpu(int gpus, int shards_on_host, int drafters_before);
 int usable_gpus();
 
 /// Bytes that the drafter's weights, keys, values and states take on a GPU beside the target's; 0
-/// if it has no model. Reads its configuration and the names in its files.
-int64_t draft_memory(const DrafterSpec& spec, const ReplicaSetup& setup);
+/// if it has no model. `shares_weights`: it takes the target's embedding and lm_head where they
+/// are. Reads its configuration and the names in its files.
+int64_t draft_memory(const DrafterSpec& spec, const ReplicaSetup& setup, bool shares_weights);
 
-/// For a drafter beside shard 0 of a replica, on a thread or in a child process (`placement`).
-/// `shard`: that shard's backend, which lives until the drafter has been made. `replica`: of those
-/// on this host.
+/// Whether a drafter that is placed so computes on a sibling of its shard's backend.
+bool is_beside_shard(const ReplicaSetup& setup, const std::string& placement);
+
+/// For a drafter of a replica's shard 0, on a thread beside it or in a child process (`placement`).
+/// `shard`: that shard's backend, which lives until the drafter has been made. `weights`: what the
+/// shard has to share. `replica`: of those on this host.
 DraftContext context_beside_shard(const ReplicaSetup& setup, const std::string& placement,
-                                  Backend& shard, int replica);
+                                  Backend& shard, const SharedWeights& weights, int replica);
 
 /// In a process that knows its GPU by DraftContext::gpu: makes it what models compute on.
 void compute_on_gpu(DraftContext& context);

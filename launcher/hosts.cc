@@ -51,7 +51,7 @@ void CoordinatorHost::run(const ReplicaSetup& setup, std::unique_ptr<Communicato
     options.role = role_;
     Coordinator coordinator(*mailbox, leader, options, signals_);
     ready_ = {mailbox->endpoints(), rank.backend().describe(), rank.communicator().describe(),
-              rank.weight_bytes(), &rank.backend()};
+              rank.weight_bytes(),  &rank.backend(),           rank.shared_weights()};
     ready_promise_.set_value();
     ready = true;
     if (!gate.wait()) return;

@@ -66,6 +66,7 @@ class CoordinatorHost {
     std::string backend, communicator;
     int64_t weight_bytes = 0;
     Backend* shard_backend = nullptr;  ///< of shard 0, as long as the host lives
+    SharedWeights shared_weights;      ///< of shard 0
   };
   CoordinatorHost(const ReplicaSetup& setup, std::unique_ptr<Communicator> communicator,
                   std::vector<std::string> endpoints, std::string role, const StartGate& gate,

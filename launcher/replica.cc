@@ -57,9 +57,10 @@ int64_t draft_share(const ReplicaSetup& setup) {
   const int drafters = o.drafter_placement == "process" ? o.replicas : 0;
   const bool own_process = o.drafter_placement == "process" || o.drafter_placement == "rank";
   if (own_process && usable_gpus() >= setup.shards_on_host + drafters) return 0;
-  int64_t bytes = draft_memory(o.drafter, setup);
+  const bool shares_weights = setup.tp == 1 && is_beside_shard(setup, o.drafter_placement);
+  int64_t bytes = draft_memory(o.drafter, setup, shares_weights);
   for (const DrafterSpec& spec : o.later_drafters) {
-    bytes = std::max(bytes, draft_memory(spec, setup));
+    bytes = std::max(bytes, draft_memory(spec, setup, shares_weights));
   }
   return bytes;
 }

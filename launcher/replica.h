@@ -78,6 +78,7 @@ class ShardRank {
   Backend& backend() { return *backend_; }
   const ModelWeights& weights() const { return weights_; }
   int64_t weight_bytes() const { return weights_.bytes_per_pass(); }
+  SharedWeights shared_weights() const { return convoke::shared_weights(weights_, config_, plan_); }
 
  private:
   ModelConfig config_;

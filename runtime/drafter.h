@@ -18,6 +18,7 @@
 #include "runtime/model_config.h"
 #include "runtime/sampling_params.h"
 #include "runtime/step_plan.h"
+#include "runtime/weights.h"
 
 namespace convoke {
 
@@ -117,6 +118,8 @@ struct DraftContext {
   /// Makes the backend of a draft model's passes: on the target's threads or device, or on `gpu`.
   /// Empty: on CPU threads of its own.
   std::function<std::unique_ptr<Backend>()> make_backend;
+  /// The target's, where make_backend makes a sibling of its backend; else empty.
+  SharedWeights shared;
   bool float16 = false;    ///< which make_backend's has, and CPUs have not
   int max_sequences = 16;  ///< open at once
   int max_model_len = 0;   ///< tokens of one sequence; 0 = the target's

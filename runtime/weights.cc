@@ -241,6 +241,7 @@ ModelWeights load_weights(Backend& backend, const ModelConfig& config, const Sha
   const Range vocabulary = plan.vocabulary;
 
   weights.lm_head = pack_rows(backend, *source, lm_head_layer(config), vocabulary, dtype);
+  weights.lm_head_dtype = config.is_quantized("lm_head") ? DType::kFloat8E4M3 : dtype;
   weights.embedding = resident_rows(backend, source, kEmbedding, vocabulary);
   weights.final_norm = {backend, to_floats(source->tensor("model.norm.weight"))};
   const RopeTable rope = make_rope_table(config, positions);
@@ -259,6 +260,16 @@ ModelWeights load_weights(Backend& backend, const ModelConfig& config, const Sha
   }
   if (dummy != nullptr) dummy->release();
   return weights;
+}
+
+SharedWeights shared_weights(const ModelWeights& weights, const ModelConfig& config,
+                             const ShardPlan& plan) {
+  if (plan.tp > 1) return {};
+  SharedWeights shared{.embedding = weights.embedding};
+  if (config.is_quantized("lm_head")) return shared;
+  shared.lm_head = weights.lm_head;
+  shared.lm_head_dtype = weights.lm_head_dtype;
+  return shared;
 }
 
 }  // namespace convoke

@@ -32,11 +32,24 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
   FloatArray final_norm;                        ///< [hidden]
   std::shared_ptr<const PackedMatrix> lm_head;  ///< outputs: local vocabulary
+  DType lm_head_dtype = DType::kBFloat16;       ///< that it is stored in
   FloatArray rope_cos, rope_sin;                ///< [positions, head_dim / 2]
 
   /// Bytes of weights that one pass over a single row reads on this rank.
   int64_t bytes_per_pass() const;
 };
+
+/// What a drafting head on a sibling of the target's backend computes with in the place of copies.
+/// Each stays for as long as somebody holds it, the target or a head.
+struct SharedWeights {
+  ResidentMatrix embedding;                     ///< [vocabulary, hidden]; or empty
+  std::shared_ptr<const PackedMatrix> lm_head;  ///< outputs: the vocabulary; or null
+  DType lm_head_dtype = DType::kBFloat16;
+};
+/// What of a rank's weights is whole: nothing with several ranks, each of which has a slice of the
+/// vocabulary. An lm_head whose scales came with the checkpoint is not for heads (open_target()).
+SharedWeights shared_weights(const ModelWeights& weights, const ModelConfig& config,
+                             const ShardPlan& plan);
 
 /// Which storage dtype `--dtype` means for a checkpoint: kBFloat16, kFloat32, or kFloat16 where the
 /// backend has it. Elsewhere float16 checkpoints widen to float32, which is exact. Throws

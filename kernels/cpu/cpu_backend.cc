@@ -62,6 +62,9 @@ class CpuBackend final : public Backend {
     scratch_.reserve(matrix->layout());
     return matrix;
   }
+  void adopt(const PackedMatrix& matrix) override {
+    scratch_.reserve(static_cast<const CpuPackedMatrix&>(matrix).layout());
+  }
 
   size_t kv_block_bytes(const KvShape& shape) const override { return cpu::kv_block_bytes(shape); }
 

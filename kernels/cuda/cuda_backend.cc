@@ -50,9 +50,7 @@ class CudaBackend final : public Backend {
                        library_ != nullptr ? ", products by cuBLASLt" : "");
   }
   std::unique_ptr<Backend> sibling() override {
-    auto other = std::make_unique<CudaBackend>(options_, info_);
-    other->layouts_ = layouts_;
-    return other;
+    return std::make_unique<CudaBackend>(options_, info_);
   }
   bool shares_host_memory() const override { return false; }
   std::unique_ptr<Buffer> allocate(size_t bytes) override {
@@ -64,6 +62,9 @@ class CudaBackend final : public Backend {
     return std::make_unique<PinnedBuffer>(bytes, "copies from and to the device");
   }
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override;
+  void adopt(const PackedMatrix& matrix) override {
+    layouts_.push_back(static_cast<const CudaPackedMatrix&>(matrix).layout());
+  }
   size_t kv_block_bytes(const KvShape& shape) const override { return cuda::kv_block_bytes(shape); }
   void reserve(const PassLimits& limits) override;
   int pass_rows(int rows) const override;
@@ -170,7 +171,7 @@ class CudaBackend final : public Backend {
   const CudaOptions options_;
   const DeviceInfo info_;
   CudaStream queue_;
-  std::vector<MatrixLayout> layouts_;  ///< of the matrices packed so far
+  std::vector<MatrixLayout> layouts_;  ///< of the matrices packed and adopted so far
   DeviceBuffer workspace_;
   PassStaging staging_;
   PassResults results_;

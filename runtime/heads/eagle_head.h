@@ -45,7 +45,7 @@ class EagleHead final : public PagedBranchModel {
   std::unique_ptr<PackedMatrix> fc_;
   FloatArray fc_bias_;
   std::unique_ptr<HeadLayer> layer_;
-  std::shared_ptr<const PackedMatrix> lm_head_;
+  std::shared_ptr<const PackedMatrix> lm_head_;  ///< the target's own, maybe
 
   std::unique_ptr<Buffer> memory_;
   TensorView input_;     ///< [max_rows, 2 * hidden] embedding, feature; activation dtype

@@ -174,17 +174,23 @@ TensorView TargetTensors::lm_head() const {
 }
 
 ResidentMatrix TargetTensors::resident_embedding(Backend& backend) const {
+  if (shared.embedding.view().rows > 0) return shared.embedding;
   return resident_rows(backend, source, kEmbedding, {0, config.vocabulary});
 }
 
 std::shared_ptr<const PackedMatrix> TargetTensors::packed_lm_head(Backend& backend,
                                                                   DType storage) const {
-  refuse_quantized_lm_head();
-  return pack_rows(backend, *source, lm_head_layer(config), {0, config.vocabulary}, storage);
+  if (shared.lm_head == nullptr || shared.lm_head_dtype != storage) {
+    refuse_quantized_lm_head();
+    return pack_rows(backend, *source, lm_head_layer(config), {0, config.vocabulary}, storage);
+  }
+  backend.adopt(*shared.lm_head);
+  return shared.lm_head;
 }
 
 TargetTensors open_target(const DraftContext& context) {
   TargetTensors target;
+  target.shared = context.shared;
   target.config = ModelConfig::load(context.model);
   if (context.load_format == "dummy") {
     target.source = std::make_shared<DummySource>(target.config);

@@ -165,9 +165,11 @@ OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape)
                     .isa = shape.isa == "auto" ? cpu::best_isa() : cpu::parse_isa(shape.isa)})) {}
 
 OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape,
-                   std::unique_ptr<Backend> its_backend)
+                   std::unique_ptr<Backend> its_backend, const SharedWeights& shared)
     : backend(std::move(its_backend)) {
-  model = open_branch_model(golden.method, golden.directory.string(), golden_context(golden, shape),
+  DraftContext context = golden_context(golden, shape);
+  context.shared = shared;
+  model = open_branch_model(golden.method, golden.directory.string(), context,
                             {.scratch_slots = 31,
                              .max_rows = shape.max_rows,
                              .shared_noise = shape.shared_noise,

@@ -62,7 +62,9 @@ DraftContext golden_context(const GoldenHead& golden, const HeadShape& shape);
 /// A head with its backend.
 struct OpenHead {
   OpenHead(const GoldenHead& golden, const HeadShape& shape);
-  OpenHead(const GoldenHead& golden, const HeadShape& shape, std::unique_ptr<Backend> backend);
+  /// `shared`: of the target, of whose backend `backend` is a sibling.
+  OpenHead(const GoldenHead& golden, const HeadShape& shape, std::unique_ptr<Backend> backend,
+           const SharedWeights& shared = {});
   std::unique_ptr<Backend> backend;
   std::unique_ptr<BranchModel> model;
 };

@@ -221,15 +221,25 @@ TEST(CudaDraftMemory, IsWhatHeadsTake) {
     context.gpu.device = 1;
     compute_on_gpu(context);
     if (!context.make_backend) GTEST_SKIP() << "built without CUDA";
-    const int64_t before = int64_t(emulation::device_bytes());
-    const auto drafter = make_drafter(spec, context);
-    const int64_t taken = int64_t(emulation::device_bytes()) - before;
-    const int64_t told = draft_memory(spec, setup);
-    EXPECT_LE(taken, told + kWorkSpace);
-    EXPECT_GE(taken, told / 2);
+    const auto taken = [&] {
+      const int64_t before = int64_t(emulation::device_bytes());
+      const auto drafter = make_drafter(spec, context);
+      return int64_t(emulation::device_bytes()) - before;
+    };
+    const int64_t alone = taken(), told = draft_memory(spec, setup, false);
+    EXPECT_LE(alone, told + kWorkSpace);
+    EXPECT_GE(alone, told / 2);
     EXPECT_GT(told, 10000);
+    // Beside its target it does without copies of what that has; packed, they are a bit larger.
+    TestReplica target(kTarget, on_gpus({.max_sequences = 1}, DType::kBFloat16));
+    context.make_backend = [&] { return target.backend(0).sibling(); };
+    context.shared = target.shared_weights();
+    const int64_t saved = told - draft_memory(spec, setup, true);
+    EXPECT_EQ(saved > 0, std::string(c.method).starts_with("eagle"));
+    EXPECT_GE(alone - taken(), saved);
+    EXPECT_LE(alone - taken(), saved + saved / 4);
   }
-  EXPECT_EQ(draft_memory(DrafterSpec::parse("ngram"), setup), 0);
+  EXPECT_EQ(draft_memory(DrafterSpec::parse("ngram"), setup, true), 0);
 }
 #endif
 
