@@ -150,16 +150,24 @@ bool is_beside_shard(const ReplicaSetup& setup, const std::string& placement) {
   return setup.draft_device == ShardDevice::kCuda || shares_cores;
 }
 
+int64_t ring_memory(const DrafterSpec& spec, const ReplicaSetup& setup) {
+  if (!has_model(spec)) return 0;
+  return FeatureRing::bytes(setup.options.max_num_seqs, setup.options.max_batched_tokens,
+                            draft_needs(spec, setup.config).features.width(setup.config),
+                            setup.dtype == DType::kFloat16 ? DType::kFloat32 : setup.dtype);
+}
+
 DraftContext context_beside_shard(const ReplicaSetup& setup, const std::string& placement,
-                                  Backend& shard, const SharedWeights& weights, int replica) {
+                                  const SharedShard& shard, int replica) {
   DraftContext context = setup.draft_context();
   const bool on_gpu = setup.draft_device == ShardDevice::kCuda;
   if (on_gpu && placement == "process") {
     context.gpu.device = choose_draft_gpu(usable_gpus(), setup.shards_on_host, replica);
   }
   if (is_beside_shard(setup, placement)) {
-    context.make_backend = [&shard] { return shard.sibling(); };
-    context.shared = weights;
+    context.make_backend = [backend = shard.backend] { return backend->sibling(); };
+    context.shared = shard.weights;
+    context.feature_ring = shard.features;
   }
   return context;
 }

@@ -54,9 +54,9 @@ void serve_coordinator(JobMember& member, const ReplicaSetup& setup,
   if (member.roles().drafter && !member.roles().drafter_ranks()) {
     const CoordinatorHost::Ready& ready = host.wait_ready();
     const std::string& placement = setup.options.drafter_placement;
-    drafter = make_drafter_host(setup.options.drafter, placement, ready.endpoints,
-                                context_beside_shard(setup, placement, *ready.shard_backend,
-                                                     ready.shared_weights, member.role().replica));
+    drafter = make_drafter_host(
+        setup.options.drafter, placement, ready.endpoints,
+        context_beside_shard(setup, placement, ready.shard, member.role().replica));
   }
   host.join();
   if (failures.failed()) throw Error(ErrorKind::kPeer, failures.reason());

@@ -92,7 +92,10 @@ void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
   }
   export_residual(stream, config_.layers, rows);
   export_final(stream, rows);
-  if (host_features_.data != features_.data) {
+  if (!feature_to_.empty()) {
+    backend_.copy_rows(
+        stream, {.x = features_.row_range(0, rows), .y = feature_target_, .to = feature_to_});
+  } else if (host_features_.data != features_.data) {
     backend_.copy(stream, features_.row_range(0, rows), host_features_.row_range(0, rows));
   }
 }

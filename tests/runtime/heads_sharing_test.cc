@@ -97,7 +97,7 @@ TEST(SharingBesideShards, IsForSiblings) {
   setup.config = ModelConfig::load(golden.target);
   const auto shares = [&](const char* placement) {
     const DraftContext context =
-        context_beside_shard(setup, placement, target.backend(0), weights, 0);
+        context_beside_shard(setup, placement, {&target.backend(0), weights, nullptr}, 0);
     EXPECT_EQ(context.make_backend != nullptr, context.shared.lm_head != nullptr);
     return context.shared.lm_head == weights.lm_head;
   };

@@ -159,6 +159,7 @@ std::vector<std::vector<int32_t>> answers(const std::string& drafter,
   options.draft_deadline_ms = 60000;  // emulated drafts are slow
   options.drafter = DrafterSpec::parse(drafter);
   options.drafter.limits = {.max_nodes = 8, .max_depth = 4};
+  options.drafter.auto_size = false;  // emulated rows cost more than they bring
   const auto engine = start_engine(options);
   std::vector<std::vector<int32_t>> texts(3);
   for (size_t i = 0; i < texts.size(); ++i) {
