@@ -242,9 +242,12 @@ VerdictBatch read(const wire::VerdictBatch& w) {
   Pieces ranked(structs(w.ranked()), "ranked");
   require(w.feature_type() <= wire::FeatureType::MAX, "feature type {}",
           unsigned(w.feature_type()));
-  m.feature_dtype =
-      w.feature_type() == wire::FeatureType::Float32 ? DType::kFloat32 : DType::kBFloat16;
+  const bool names = w.feature_type() == wire::FeatureType::Name;
+  m.feature_dtype = names                                            ? kFeatureNames
+                    : w.feature_type() == wire::FeatureType::Float32 ? DType::kFloat32
+                                                                     : DType::kBFloat16;
   m.feature_width = w.feature_width();
+  require(!names || m.feature_width == 1, "names of features, {} for each", m.feature_width);
   require(m.feature_width <= WireLimits::kFeatureWidth, "features of {} elements", m.feature_width);
   m.verdicts.reserve(heads.size());
   for (const wire::VerdictHead& head : heads) {

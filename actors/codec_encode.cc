@@ -172,8 +172,9 @@ auto write(Builder& b, const VerdictBatch& m) {
     }
   }
   const auto ranked = b.CreateVectorOfStructs(all_ranked);
-  const auto type =
-      m.feature_dtype == DType::kFloat32 ? wire::FeatureType::Float32 : wire::FeatureType::BFloat16;
+  const auto type = m.feature_dtype == kFeatureNames     ? wire::FeatureType::Name
+                    : m.feature_dtype == DType::kFloat32 ? wire::FeatureType::Float32
+                                                         : wire::FeatureType::BFloat16;
   return wire::CreateVerdictBatch(b, m.step, heads, tokens, probes, ranked, type,
                                   uint32_t(m.feature_width), numbers(b, m.wanted),
                                   m.limits.max_nodes, m.limits.max_depth, m.limits.top_k);

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "actors/pass_timer.h"
 #include "kernels/check.h"
@@ -274,6 +275,11 @@ void Coordinator::tell_drafter(std::span<const Progress> done) {
   if (!drafter_) return;
   const StepPlan& plan = scheduler_.last_plan();
   std::vector<DraftVerdict> verdicts;
+  const TensorView& features = result_.features;
+  // Rows and names do not share a message.
+  if (!backlog_.empty() && features.rows > 0 && features.dtype != feature_dtype_) {
+    send_verdicts({.step = step_, .limits = asked_limits_});
+  }
   if (backlog_.empty()) features_.clear();
   for (const Progress& p : done) {
     if (p.end != SequenceEnd::kNone) continue;
@@ -405,25 +411,39 @@ void Coordinator::ask_for_trees(std::vector<DraftVerdict> verdicts) {
   }
   TreePolicy::Round round = policy_.next_round(scheduler_.decoding());
   // While no tree pays, a drafter on our cores is not even woken: plain decoding is to be plain.
-  const bool may_wait = !options_.drafter_has_cores && backlog_.size() < kMostBacklog &&
-                        features_.size() < kMostBacklogBytes;
+  const bool may_wait =
+      !options_.drafter_has_cores && backlog_.size() < kMostBacklog && features_may_wait();
   if (drafter_->in_sync && round.wanted.empty() && (backlog_.empty() || may_wait)) return;
-  VerdictBatch batch;
-  batch.step = step_ + 1;
+  asked_limits_ = round.limits;
+  asked_to_catch_up_ = takes_catching_up(backlog_);
+  const bool wanted = !round.wanted.empty();
+  const bool sent =
+      send_verdicts({.step = step_ + 1, .wanted = std::move(round.wanted), .limits = round.limits});
+  if (sent && wanted) drafter_->asked_step = step_ + 1;
+}
+
+/// With all that waits.
+bool Coordinator::send_verdicts(VerdictBatch batch) {
   batch.verdicts = std::exchange(backlog_, {});
-  batch.wanted = std::move(round.wanted);
-  batch.limits = asked_limits_ = round.limits;
-  asked_to_catch_up_ = takes_catching_up(batch.verdicts);
   batch.feature_dtype = feature_dtype_;
   batch.feature_width = feature_width_;
   const std::span<const std::byte> features =
       batch.verdicts.empty() ? std::span<const std::byte>() : features_;
-  if (!drafter_->in_sync || !mailbox_.send(drafter_->peer, batch, features)) {
-    drafter_->in_sync = false;
-    ++drafter_->silent;
-    return;
-  }
-  if (!batch.wanted.empty()) drafter_->asked_step = batch.step;
+  if (drafter_->in_sync && mailbox_.send(drafter_->peer, batch, features)) return true;
+  drafter_->in_sync = false;
+  ++drafter_->silent;
+  return false;
+}
+
+/// Rows as long as there is room for them; names half as long as they stay, which leaves the
+/// drafter the other half.
+bool Coordinator::features_may_wait() const {
+  if (features_.size() >= kMostBacklogBytes) return false;
+  if (feature_dtype_ != kFeatureNames || features_.empty()) return true;
+  int64_t oldest = 0, newest = 0;
+  std::memcpy(&oldest, features_.data(), sizeof oldest);
+  std::memcpy(&newest, features_.data() + features_.size() - sizeof newest, sizeof newest);
+  return newest - oldest < kNamesThatStay / 2;
 }
 
 // A whole prompt, or what came while no tree was wanted: the next trees take longer than trees do,

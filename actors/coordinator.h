@@ -109,6 +109,8 @@ class Coordinator {
   void add_features(DraftVerdict& verdict, const SequenceRows& rows, const SequencePicks& picks,
                     std::span<const int32_t> accepted);
   void ask_for_trees(std::vector<DraftVerdict> verdicts);
+  bool send_verdicts(VerdictBatch batch);
+  bool features_may_wait() const;
   bool takes_catching_up(std::span<const DraftVerdict> verdicts) const;
   void lose_drafter();
   bool drafter_answers() const;

@@ -95,7 +95,7 @@ struct VerdictBatch {
   std::vector<DraftVerdict> verdicts;
   std::vector<SequenceId> wanted;
   DraftLimits limits;
-  DType feature_dtype = DType::kBFloat16;  ///< or kFloat32
+  DType feature_dtype = DType::kBFloat16;  ///< or kFloat32, or kFeatureNames of width 1
   int64_t feature_width = 0;
 };
 

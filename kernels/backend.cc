@@ -29,10 +29,21 @@ const T* BackendArray<T>::data() const {
 template class BackendArray<float>;
 template class BackendArray<int32_t>;
 
-ResidentMatrix::ResidentMatrix(Backend& backend, const TensorView& host) : view_(host) {
+ResidentMatrix::ResidentMatrix(Backend& backend, const TensorView& host,
+                               std::shared_ptr<const void> owner)
+    : memory_(std::move(owner)), view_(host) {
   if (backend.shares_host_memory()) return;
-  memory_ = copy_of(backend, host);
-  view_ = TensorView::matrix(memory_->data(), host.dtype, host.rows, host.cols);
+  std::unique_ptr<Buffer> copy = copy_of(backend, host);
+  view_ = TensorView::matrix(copy->data(), host.dtype, host.rows, host.cols);
+  memory_ = std::move(copy);
+}
+
+ResidentMatrix::ResidentMatrix(Backend& backend, const RandomSlice& slice, int64_t rows) {
+  const int64_t cols = slice.matrix.cols - slice.col;
+  auto memory = backend.allocate(size_t(rows * cols) * dtype_size(slice.matrix.dtype));
+  view_ = TensorView::matrix(memory->data(), slice.matrix.dtype, rows, cols);
+  backend.run([&](Stream& stream) { backend.fill_random(stream, slice, view_); });
+  memory_ = std::move(memory);
 }
 
 }  // namespace convoke

@@ -35,6 +35,7 @@
 
 #include "kernels/function_ref.h"
 #include "kernels/pick.h"
+#include "kernels/random_matrix.h"
 #include "kernels/tensor.h"
 
 namespace convoke {
@@ -101,6 +102,9 @@ struct MatrixSource {
   /// behind the other. Called by several threads at once; what it throws, pack() throws. Empty:
   /// they are copied from where they lie.
   std::function<void(const TensorView& rows, std::byte* to)> read = nullptr;
+  /// Not empty: what the parts are slices of, one each. Parts then have extents and a dtype, and no
+  /// data: their elements are made where they are packed. Of backends with memory of their own.
+  std::vector<RandomSlice> random = {};
 };
 
 /// y = x * W, plus bias. What may be fused before and after it gives the bits of the kernels that
@@ -262,7 +266,8 @@ class Backend {
 
   virtual std::string describe() const = 0;  ///< "cpu (amx-bf16, 2 threads)"
   /// Another backend on the same threads or device, for another thread to use; may outlive this
-  /// one. What one allocates the other may read, once the program that wrote it has run. CPU:
+  /// one. What one allocates the other may read, once the program that wrote it has run; a matrix
+  /// that one packed the other may multiply with, once it has been told of it (adopt()). CPU:
   /// programs of siblings wait for each other. GPU: each has a stream, work space and graphs of its
   /// own, and nothing orders the one's kernels after the other's or makes its host wait: they run
   /// side by side as far as the device has room.
@@ -273,6 +278,9 @@ class Backend {
   /// Host memory that copy() is fast with, and does not wait for.
   virtual std::unique_ptr<Buffer> allocate_host(size_t bytes) = 0;
   virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) = 0;
+  /// Prepares for products with a matrix that a sibling packed, as pack() does for those of its
+  /// own; outside of programs, and before reserve().
+  virtual void adopt(const PackedMatrix& matrix) = 0;
   virtual size_t kv_block_bytes(const KvShape& shape) const = 0;  ///< keys and values, one layer
 
   /// Takes the memory that passes within these limits need, after all matrices were packed and
@@ -303,6 +311,8 @@ class Backend {
   /// x[r][c] += bias[c]; x float32.
   virtual void add_bias(Stream&, const TensorView& x, const float* bias) = 0;
   virtual void fill_zero(Stream&, const TensorView& x) = 0;
+  /// Writes the slice of a random matrix that has x's extents.
+  virtual void fill_random(Stream&, const RandomSlice& slice, const TensorView& x) = 0;
   virtual void copy_rows(Stream&, const CopyRowsArgs&) = 0;
   /// y = x, rounded to y's dtype; x float32, y float32 or bfloat16, same extents, no overlap.
   virtual void convert(Stream&, const TensorView& x, const TensorView& y) = 0;
@@ -335,17 +345,21 @@ class BackendArray {
 using FloatArray = BackendArray<float>;
 using IndexArray = BackendArray<int32_t>;
 
-/// A matrix of the host's memory where kernels can read it: in its place where that is shared, else
-/// in a copy.
+/// A matrix where kernels can read it: one of the host's memory in its place where that is shared,
+/// else in a copy; or a random one. Copies of this object, and of it on a sibling, are the same
+/// memory, which goes with the last of them.
 class ResidentMatrix {
  public:
   ResidentMatrix() = default;
-  /// Outside of programs. `host` must outlive this. Throws Error(kResource).
-  ResidentMatrix(Backend& backend, const TensorView& host);
+  /// Outside of programs. `owner` of `host` is kept where `host` is read in its place, and then
+  /// only. Throws Error(kResource).
+  ResidentMatrix(Backend& backend, const TensorView& host, std::shared_ptr<const void> owner);
+  /// Made where it is read: `rows` rows of the slice. Outside of programs.
+  ResidentMatrix(Backend& backend, const RandomSlice& slice, int64_t rows);
   const TensorView& view() const { return view_; }
 
  private:
-  std::unique_ptr<Buffer> memory_;
+  std::shared_ptr<const void> memory_;
   TensorView view_;
 };
 

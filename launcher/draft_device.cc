@@ -38,26 +38,40 @@ int64_t slots_of(const ReplicaSetup& setup) {
   return setup.options.max_num_seqs * blocks * kKvBlockSize;
 }
 
+/// What a head has of the target's embedding and lm_head that is not the target's own memory.
+int64_t copied_from_target(const HeadConfig& head, const TensorSource* source,
+                           const ReplicaSetup& setup, bool shares_weights) {
+  const ModelConfig& target = setup.config;
+  const bool own_embedding = source != nullptr && source->contains("embed_tokens.weight");
+  const bool own_vocabulary = source != nullptr && source->contains("d2t");
+  int64_t bytes = 0;
+  if (own_embedding || !shares_weights) {
+    bytes += int64_t{target.vocabulary} * std::max(target.hidden, head.layer.hidden) *
+             int64_t(dtype_size(target.checkpoint_dtype));
+  }
+  // EAGLE-3 has an lm_head of its own.
+  if (head.kind == HeadKind::kEagle && (own_vocabulary || !shares_weights)) {
+    bytes += int64_t{head.draft_vocabulary} * target.hidden * int64_t(dtype_size(setup.dtype));
+  }
+  return bytes;
+}
+
 int64_t tree_head_memory(const std::string& method, const std::string& directory,
-                         const ReplicaSetup& setup) {
+                         const ReplicaSetup& setup, bool shares_weights) {
   const ModelConfig& target = setup.config;
   const HeadKind kind = parse_head_kind(method);
   const HeadConfig head = load_head_config(kind, directory, target);
+  const std::shared_ptr<const TensorSource> source = head.random ? nullptr : open_head(directory);
   // Of the largest type that it may be kept in.
   const auto element = int64_t(dtype_size(setup.dtype == DType::kFloat32 || head.random
                                               ? setup.dtype
-                                              : open_head(directory)->tensor("fc.weight").dtype));
+                                              : source->tensor("fc.weight").dtype));
   const auto dtype = element == 4 ? DType::kFloat32 : DType::kBFloat16;
   const ModelConfig& layer = head.layer;
   int64_t bytes = bytes_of(kind == HeadKind::kEagle ? EagleHead::tensors(head, nullptr)
                                                     : Eagle3Head::tensors(head, nullptr),
                            dtype);
-  // The target's embedding and, of EAGLE-1 and 2, its lm_head.
-  bytes += int64_t{target.vocabulary} * std::max(target.hidden, layer.hidden) *
-           int64_t(dtype_size(target.checkpoint_dtype));
-  if (kind == HeadKind::kEagle) {
-    bytes += int64_t{head.draft_vocabulary} * target.hidden * int64_t(dtype_size(setup.dtype));
-  }
+  bytes += copied_from_target(head, source.get(), setup, shares_weights);
   const int64_t slots = slots_of(setup);
   bytes += slots * 2 * layer.kv_heads * layer.head_dim * element;
   const int64_t states = setup.options.max_num_seqs * int64_t{BranchOptions{}.scratch_slots + 1};
@@ -84,12 +98,13 @@ int64_t draft_model_memory(const std::string& directory, const ReplicaSetup& set
 
 }  // namespace
 
-int64_t draft_memory(const DrafterSpec& spec, const ReplicaSetup& setup) {
+int64_t draft_memory(const DrafterSpec& spec, const ReplicaSetup& setup, bool shares_weights) {
   if (!has_model(spec)) return 0;
   if (spec.method == "medusa") return medusa_memory(spec.argument, setup);
   const std::string directory = TreeMethodOptions::parse(spec.method, spec.argument).directory;
-  return spec.method == "draft-model" ? draft_model_memory(directory, setup)
-                                      : tree_head_memory(spec.method, directory, setup);
+  return spec.method == "draft-model"
+             ? draft_model_memory(directory, setup)
+             : tree_head_memory(spec.method, directory, setup, shares_weights);
 }
 
 ShardDevice choose_draft_device(const EngineOptions& options, ShardDevice shards) {
@@ -126,19 +141,33 @@ int choose_draft_gpu(int gpus, int shards_on_host, int drafters_before) {
   return gpus == 0 ? -1 : (shards_on_host + drafters_before) % gpus;
 }
 
+bool is_beside_shard(const ReplicaSetup& setup, const std::string& placement) {
+  if (placement == "process" || placement == "rank") return false;
+  // Two teams of threads on the same cores would get in each other's way. Beside a GPU the cores
+  // are the drafter's own.
+  const bool shares_cores =
+      setup.device == ShardDevice::kCpu && setup.tp == 1 && setup.shards_on_host == 1;
+  return setup.draft_device == ShardDevice::kCuda || shares_cores;
+}
+
+int64_t ring_memory(const DrafterSpec& spec, const ReplicaSetup& setup) {
+  if (!has_model(spec)) return 0;
+  return FeatureRing::bytes(setup.options.max_num_seqs, setup.options.max_batched_tokens,
+                            draft_needs(spec, setup.config).features.width(setup.config),
+                            setup.dtype == DType::kFloat16 ? DType::kFloat32 : setup.dtype);
+}
+
 DraftContext context_beside_shard(const ReplicaSetup& setup, const std::string& placement,
-                                  Backend& shard, int replica) {
+                                  const SharedShard& shard, int replica) {
   DraftContext context = setup.draft_context();
   const bool on_gpu = setup.draft_device == ShardDevice::kCuda;
   if (on_gpu && placement == "process") {
     context.gpu.device = choose_draft_gpu(usable_gpus(), setup.shards_on_host, replica);
   }
-  // Two teams of threads on the same cores would get in each other's way. Beside a GPU the cores
-  // are the drafter's own.
-  const bool shares_cores =
-      setup.device == ShardDevice::kCpu && setup.tp == 1 && setup.shards_on_host == 1;
-  if (placement != "process" && (on_gpu || shares_cores)) {
-    context.make_backend = [&shard] { return shard.sibling(); };
+  if (is_beside_shard(setup, placement)) {
+    context.make_backend = [backend = shard.backend] { return backend->sibling(); };
+    context.shared = shard.weights;
+    context.feature_ring = shard.features;
   }
   return context;
 }

@@ -249,7 +249,7 @@ void RunningEngine::start_drafter(const DrafterSpec& spec) {
     const CoordinatorHost::Ready& ready = host.wait_ready();
     drafters_.push_back(make_drafter_host(
         spec, options_.drafter_placement, ready.endpoints,
-        context_beside_shard(setup_, options_.drafter_placement, *ready.shard_backend, int(r))));
+        context_beside_shard(setup_, options_.drafter_placement, ready.shard, int(r))));
     const Clock::time_point patience = Clock::now() + kDrafterPatience;
     while (host.signals().drafters_seen.load() == seen) {
       check_failure();

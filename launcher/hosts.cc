@@ -50,8 +50,11 @@ void CoordinatorHost::run(const ReplicaSetup& setup, std::unique_ptr<Communicato
         std::chrono::duration<double, std::milli>(setup.options.draft_deadline_ms);
     options.role = role_;
     Coordinator coordinator(*mailbox, leader, options, signals_);
-    ready_ = {mailbox->endpoints(), rank.backend().describe(), rank.communicator().describe(),
-              rank.weight_bytes(), &rank.backend()};
+    ready_ = {mailbox->endpoints(),
+              rank.backend().describe(),
+              rank.communicator().describe(),
+              rank.weight_bytes(),
+              {&rank.backend(), rank.shared_weights(), rank.feature_ring()}};
     ready_promise_.set_value();
     ready = true;
     if (!gate.wait()) return;

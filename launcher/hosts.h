@@ -13,6 +13,7 @@
 
 #include "actors/coordinator.h"
 #include "actors/mailbox.h"
+#include "launcher/draft_device.h"
 #include "launcher/replica.h"
 
 namespace convoke {
@@ -65,7 +66,7 @@ class CoordinatorHost {
     std::vector<std::string> endpoints;
     std::string backend, communicator;
     int64_t weight_bytes = 0;
-    Backend* shard_backend = nullptr;  ///< of shard 0, as long as the host lives
+    SharedShard shard;  ///< of shard 0, as long as the host lives
   };
   CoordinatorHost(const ReplicaSetup& setup, std::unique_ptr<Communicator> communicator,
                   std::vector<std::string> endpoints, std::string role, const StartGate& gate,

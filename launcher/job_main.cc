@@ -56,7 +56,7 @@ void serve_coordinator(JobMember& member, const ReplicaSetup& setup,
     const std::string& placement = setup.options.drafter_placement;
     drafter = make_drafter_host(
         setup.options.drafter, placement, ready.endpoints,
-        context_beside_shard(setup, placement, *ready.shard_backend, member.role().replica));
+        context_beside_shard(setup, placement, ready.shard, member.role().replica));
   }
   host.join();
   if (failures.failed()) throw Error(ErrorKind::kPeer, failures.reason());

@@ -57,10 +57,13 @@ int64_t draft_share(const ReplicaSetup& setup) {
   const int drafters = o.drafter_placement == "process" ? o.replicas : 0;
   const bool own_process = o.drafter_placement == "process" || o.drafter_placement == "rank";
   if (own_process && usable_gpus() >= setup.shards_on_host + drafters) return 0;
-  int64_t bytes = draft_memory(o.drafter, setup);
-  for (const DrafterSpec& spec : o.later_drafters) {
-    bytes = std::max(bytes, draft_memory(spec, setup));
-  }
+  const bool beside = is_beside_shard(setup, o.drafter_placement);
+  const auto memory_of = [&](const DrafterSpec& spec) {
+    return draft_memory(spec, setup, beside && setup.tp == 1) +
+           (beside ? ring_memory(spec, setup) : 0);
+  };
+  int64_t bytes = memory_of(o.drafter);
+  for (const DrafterSpec& spec : o.later_drafters) bytes = std::max(bytes, memory_of(spec));
   return bytes;
 }
 
@@ -147,12 +150,13 @@ int64_t available_memory() {
   return int64_t(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 }
 
-ShardLimits ReplicaSetup::shard_limits() const {
+ShardLimits ReplicaSetup::shard_limits(FeatureRing* feature_ring) const {
   return {.max_sequences = options.max_num_seqs,
           .max_rows = options.max_batched_tokens,
           .max_positions = max_model_len,
           .kv_blocks = kv_blocks,
-          .draft_setup = draft_setup.get()};
+          .draft_setup = draft_setup.get(),
+          .feature_ring = feature_ring};
 }
 
 DraftContext ReplicaSetup::draft_context() const {
@@ -221,7 +225,11 @@ ShardRank::ShardRank(const ReplicaSetup& setup, std::unique_ptr<Communicator> co
           *backend_, config_, plan_,
           setup.source != nullptr ? setup.source : std::make_shared<const DummySource>(config_),
           setup.dtype, setup.max_model_len)),
+      feature_ring_(backend_->shares_host_memory() || plan_.rank > 0
+                        ? nullptr
+                        : std::make_shared<FeatureRing>(setup.options.max_num_seqs,
+                                                        setup.options.max_batched_tokens)),
       executor_(std::make_unique<ShardExecutor>(*backend_, *communicator_, config_, plan_, weights_,
-                                                setup.shard_limits())) {}
+                                                setup.shard_limits(feature_ring_.get()))) {}
 
 }  // namespace convoke

@@ -51,7 +51,7 @@ struct ReplicaSetup {
   std::unique_ptr<Backend> make_shard_backend() const;
   /// For a drafter that has nothing to share with a shard of this process.
   DraftContext draft_context() const;
-  ShardLimits shard_limits() const;
+  ShardLimits shard_limits(FeatureRing* feature_ring) const;
   SchedulerOptions scheduler_options() const;
   CommunicatorOptions communicator_options() const;
   int64_t kv_cache_tokens() const { return int64_t(kv_blocks) * kKvBlockSize; }
@@ -78,6 +78,9 @@ class ShardRank {
   Backend& backend() { return *backend_; }
   const ModelWeights& weights() const { return weights_; }
   int64_t weight_bytes() const { return weights_.bytes_per_pass(); }
+  /// Of the first rank, where features stay on a device: else null.
+  const std::shared_ptr<FeatureRing>& feature_ring() const { return feature_ring_; }
+  SharedWeights shared_weights() const { return convoke::shared_weights(weights_, config_, plan_); }
 
  private:
   ModelConfig config_;
@@ -85,6 +88,7 @@ class ShardRank {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Communicator> communicator_;
   ModelWeights weights_;
+  std::shared_ptr<FeatureRing> feature_ring_;
   std::unique_ptr<ShardExecutor> executor_;
 };
 

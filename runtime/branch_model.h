@@ -29,7 +29,8 @@ class BranchModel {
   virtual void close(int place) = 0;
 
   /// What was committed. `tokens` are all tokens of the sequence so far; `features` those of the
-  /// target for positions [feature_begin, feature_begin + rows), empty for models that need none.
+  /// target for positions [feature_begin, feature_begin + rows), or their names
+  /// (runtime/feature_ring.h), empty for models that need none.
   /// Calls for one place continue each other; a position that comes again is ignored, and one that
   /// never came (the drafter joined late) is made up for as well as can be.
   struct Committed {

@@ -15,9 +15,11 @@
 #include "kernels/tensor.h"
 #include "runtime/draft_needs.h"
 #include "runtime/draft_tree.h"
+#include "runtime/feature_ring.h"
 #include "runtime/model_config.h"
 #include "runtime/sampling_params.h"
 #include "runtime/step_plan.h"
+#include "runtime/weights.h"
 
 namespace convoke {
 
@@ -50,6 +52,7 @@ struct DraftVerdict {
   /// Target features of consecutive positions [feature_begin, feature_begin + features.rows): of
   /// the rows just committed, in the layout of DraftNeeds::features; empty if none are exported.
   /// Valid during advance() only. The token at position p + 1 goes with the feature of position p.
+  /// They may be names (runtime/feature_ring.h), which do not keep: propose() takes them in.
   int32_t feature_begin = 0;
   TensorView features;
 };
@@ -117,6 +120,10 @@ struct DraftContext {
   /// Makes the backend of a draft model's passes: on the target's threads or device, or on `gpu`.
   /// Empty: on CPU threads of its own.
   std::function<std::unique_ptr<Backend>()> make_backend;
+  /// The target's, where make_backend makes a sibling of its backend; else empty.
+  SharedWeights shared;
+  /// Where that backend's passes leave features; else null.
+  std::shared_ptr<FeatureRing> feature_ring;
   bool float16 = false;    ///< which make_backend's has, and CPUs have not
   int max_sequences = 16;  ///< open at once
   int max_model_len = 0;   ///< tokens of one sequence; 0 = the target's

@@ -28,6 +28,8 @@ ShardExecutor::ShardExecutor(Backend& backend, Communicator& communicator,
   block_tables_.reserve(size_t(limits.max_sequences) + 1);
   moves_.reserve(rows);
   path_tokens_.reserve(rows);
+  feature_names_.reserve(rows);
+  feature_rows_.reserve(rows);
   edit_scratch_.reserve(size_t{1} << 12);
   for (Place& place : places_) {
     place.blocks.reserve(size_t(blocks_for(limits.max_positions + limits.max_rows)));
@@ -55,6 +57,7 @@ void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
     PassArrays arrays{
         .tokens = tokens_, .batch = &batch, .layers = cache_.layers(), .moves = moves_};
     picker_.announce(arrays);
+    name_features(rows, arrays);
     backend_.run(arrays, [&](Stream& stream) {
       if (!moves_.empty()) backend_.move_kv(stream, cache_.layers(), moves_);
       transformer_.forward(stream, tokens_, batch, cache_);
@@ -62,7 +65,9 @@ void ShardExecutor::execute(const StepPlan& plan, StepResult& result) {
     });
     picker_.deliver();
   }
-  result.features = transformer_.features(rows);
+  result.features = feature_names_.empty() || rows == 0
+                        ? transformer_.features(rows)
+                        : TensorView::matrix(feature_names_.data(), kFeatureNames, rows, 1);
   result.communication_seconds = transformer_.take_communication_seconds();
   result.compute_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -75,6 +80,10 @@ void ShardExecutor::follow_draft_setup() {
   support_version_ = version;
   support_ = limits_.draft_setup->get();
   transformer_.export_features(support_->needs.features);
+  if (limits_.feature_ring != nullptr) {
+    limits_.feature_ring->prepare(backend_, transformer_.feature_dtype(),
+                                  transformer_.feature_width());
+  }
   transformer_.set_lookahead(support_->lookahead);
   picker_.rank_probes(support_->needs.probe_candidates);
 }
@@ -129,6 +138,23 @@ void ShardExecutor::pad_rows() {
   context_.resize(padded, 0);
   path_begin_.resize(padded + 1, path_begin_.back());
   block_tables_.push_back(&kNoTable);
+}
+
+/// Leaves the pass's features where a drafter takes them, if one does; else they go to the host.
+void ShardExecutor::name_features(int rows, PassArrays& arrays) {
+  feature_rows_.clear();
+  const bool named = transformer_.feature_width() > 0 && limits_.feature_ring != nullptr &&
+                     limits_.feature_ring->take(rows, feature_names_);
+  if (!named) {
+    feature_names_.clear();
+    return transformer_.leave_features({}, {});
+  }
+  for (const int64_t name : feature_names_) {
+    feature_rows_.push_back(limits_.feature_ring->row_of(name));
+  }
+  feature_rows_.resize(tokens_.size(), -1);
+  arrays.indices[0] = feature_rows_;
+  transformer_.leave_features(limits_.feature_ring->rows(), feature_rows_);
 }
 
 void ShardExecutor::lay_out_sequence(const SequenceRows& rows, Place& place, int index,

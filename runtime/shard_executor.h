@@ -10,6 +10,7 @@
 #include "kernels/backend.h"
 #include "parallel/communicator.h"
 #include "runtime/draft_setup.h"
+#include "runtime/feature_ring.h"
 #include "runtime/kv_cache.h"
 #include "runtime/penalties.h"
 #include "runtime/picker.h"
@@ -24,6 +25,8 @@ struct ShardLimits {
   int max_positions = 512;  ///< of one sequence, tree rows included
   int32_t kv_blocks = 0;
   const DraftSetup* draft_setup = nullptr;  ///< outlives the executor; null: no drafter ever
+  /// Where a drafter on this shard's device takes features; outlives the executor. May be null.
+  FeatureRing* feature_ring = nullptr;
 };
 
 class ShardExecutor {
@@ -53,6 +56,7 @@ class ShardExecutor {
   void apply_commit(const SequenceRows& rows, Place& place);
   void lay_out_rows(const StepPlan& plan, StepResult& result);
   void pad_rows();
+  void name_features(int rows, PassArrays& arrays);
   void lay_out_sequence(const SequenceRows& rows, Place& place, int index, SequencePicks& picks);
   void add_chain_row(int32_t token, int32_t position, int index);
   void add_tree_row(const SequenceRows& rows, int node, int first_row, int index);
@@ -73,7 +77,9 @@ class ShardExecutor {
   std::vector<int32_t> tokens_, sequence_, position_, slot_, context_, path_begin_, path_slots_;
   std::vector<const int32_t*> block_tables_;
   std::vector<KvMove> moves_;
-  std::vector<int32_t> path_tokens_;  ///< scratch
+  std::vector<int64_t> feature_names_;  ///< of the rows, if they have names
+  std::vector<int32_t> feature_rows_;   ///< where they go in the ring; of padding rows -1
+  std::vector<int32_t> path_tokens_;    ///< scratch
   std::vector<LogitEdit> edit_scratch_;
 };
 

@@ -67,8 +67,9 @@ struct SequencePicks {
 
 struct StepResult {
   std::vector<SequencePicks> sequences;  ///< parallel to StepPlan::sequences
-  /// [rows of the pass, width] hidden states as FeatureSpec asks; empty on ranks other than the
-  /// first and unless a drafter wants them. Valid until the next step.
+  /// [rows of the pass, width] hidden states as FeatureSpec asks, or their names
+  /// (runtime/feature_ring.h); empty on ranks other than the first and unless a drafter wants them.
+  /// Valid until the next step.
   TensorView features;
   double compute_seconds = 0;        ///< of the pass on this shard
   double communication_seconds = 0;  ///< of that, waiting in collectives

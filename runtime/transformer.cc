@@ -69,12 +69,13 @@ void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
 
   if (plan_.tp == 1) {
     backend_.embed(
-        stream, {.tokens = tokens, .table = weights_.embedding, .lookahead = lookahead_, .x = x});
+        stream,
+        {.tokens = tokens, .table = weights_.embedding.view(), .lookahead = lookahead_, .x = x});
   } else {
     // Each rank embeds the tokens of its vocabulary slice, and zeros for the rest. The sum over
     // ranks is exact, so it does not matter that it goes by way of an accumulation.
     backend_.embed(stream, {.tokens = tokens,
-                            .table = weights_.embedding,
+                            .table = weights_.embedding.view(),
                             .first_token = int32_t(plan_.vocabulary.begin),
                             .lookahead = lookahead_,
                             .x = partial(rows)});
@@ -91,7 +92,10 @@ void Transformer::forward(Stream& stream, std::span<const int32_t> tokens,
   }
   export_residual(stream, config_.layers, rows);
   export_final(stream, rows);
-  if (host_features_.data != features_.data) {
+  if (!feature_to_.empty()) {
+    backend_.copy_rows(
+        stream, {.x = features_.row_range(0, rows), .y = feature_target_, .to = feature_to_});
+  } else if (host_features_.data != features_.data) {
     backend_.copy(stream, features_.row_range(0, rows), host_features_.row_range(0, rows));
   }
 }

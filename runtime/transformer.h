@@ -45,6 +45,16 @@ class Transformer {
   /// [rows, width] of the last forward() in host memory, once its program has run; or an empty
   /// view.
   TensorView features(int rows) const;
+  /// What features are exported as; width 0: none are. On a device.
+  DType feature_dtype() const { return features_.dtype; }
+  int64_t feature_width() const { return features_.rows == 0 ? 0 : features_.cols; }
+  /// Where the next forward()s leave features in the place of host memory: row i of a pass in row
+  /// to[i] of `rows`, those with -1 nowhere. `to` is among the arrays that the program is announced
+  /// with (PassArrays::indices). Without: in host memory.
+  void leave_features(const TensorView& rows, std::span<const int32_t> to) {
+    feature_target_ = rows;
+    feature_to_ = to;
+  }
 
   int max_rows() const { return max_rows_; }
   /// Seconds the team's leader has spent in collectives since the last call.
@@ -87,8 +97,10 @@ class Transformer {
   TensorView lookahead_;  ///< [count, hidden] float32, maybe empty
   FeatureSpec feature_spec_;
   std::unique_ptr<Buffer> feature_memory_, feature_host_memory_;
-  TensorView features_;       ///< [max_rows, width] activation dtype
-  TensorView host_features_;  ///< the same in host memory; where that is shared, features_ itself
+  TensorView features_;        ///< [max_rows, width] activation dtype
+  TensorView host_features_;   ///< the same in host memory; where that is shared, features_ itself
+  TensorView feature_target_;  ///< see leave_features()
+  std::span<const int32_t> feature_to_;
 };
 
 /// Floats of Communicator::reduce_buffer that a transformer with `max_rows` needs.

@@ -24,12 +24,33 @@ float element(const TensorView& view, int64_t row, int64_t col) {
               dtype_name(view.dtype));
 }
 
-/// A linear layer's weights as a part of a packed matrix: its rows [rows), or its columns.
+/// Rows or columns of a linear layer's weights, as a part of a packed matrix.
 struct LinearSlice {
-  std::string name;
-  TensorView part;
+  std::string name;  ///< of the layer
   Range outputs;
+  Range inputs = {};  ///< empty: all
 };
+
+/// The slice's elements, or, where the backend is to make them, what they are.
+void add_part(Backend& backend, const TensorSource& source, const LinearSlice& slice,
+              MatrixSource& matrix) {
+  const std::string name = slice.name + ".weight";
+  const Range rows = slice.outputs;
+  const auto columns = [&](int64_t all) {
+    return slice.inputs.size() > 0 ? slice.inputs : Range{0, all};
+  };
+  if (!backend.shares_host_memory()) {
+    if (const auto recipe = source.recipe(name)) {
+      const Range cols = columns(recipe->cols);
+      matrix.parts.push_back(TensorView::matrix(nullptr, recipe->dtype, rows.size(), cols.size()));
+      matrix.random.push_back({*recipe, rows.begin, cols.begin});
+      return;
+    }
+  }
+  const TensorView all = source.tensor(name);
+  const Range cols = columns(all.cols);
+  matrix.parts.push_back(all.row_range(rows.begin, rows.end).col_range(cols.begin, cols.end));
+}
 
 /// Packs layers that are multiplied as one matrix, with the scales of weights of 8 bits.
 std::unique_ptr<PackedMatrix> pack_linear(Backend& backend, const TensorSource& source,
@@ -37,8 +58,8 @@ std::unique_ptr<PackedMatrix> pack_linear(Backend& backend, const TensorSource& 
                                           MatrixSource matrix) {
   std::vector<float> scales;
   for (const LinearSlice& slice : slices) {
-    matrix.parts.push_back(slice.part);
-    if (slice.part.dtype != DType::kFloat8E4M3) continue;
+    add_part(backend, source, slice, matrix);
+    if (matrix.parts.back().dtype != DType::kFloat8E4M3) continue;
     const auto values = to_floats(source.tensor(slice.name + ".weight_scale"));
     for (int64_t n = slice.outputs.begin; n < slice.outputs.end; ++n) {
       scales.push_back(values.size() == 1 ? values[0] : values[size_t(n)]);
@@ -57,22 +78,18 @@ class LayerReader {
       : backend_(backend), source_(source), prefix_(prefix) {}
 
   /// The rows of a linear layer's weights, for `pack`.
-  LinearSlice rows(const char* name, Range range) const {
-    return {prefix_ + name, matrix(name).row_range(range.begin, range.end), range};
-  }
-  LinearSlice columns(const char* name, Range range) const {
-    const TensorView all = matrix(name);
-    return {prefix_ + name, all.col_range(range.begin, range.end), {0, all.rows}};
+  LinearSlice rows(const char* name, Range range) const { return {prefix_ + name, range}; }
+  LinearSlice columns(const char* name, Range range, int64_t outputs) const {
+    return {prefix_ + name, {0, outputs}, range};
   }
   std::unique_ptr<PackedMatrix> pack(const std::vector<LinearSlice>& slices,
                                      const MatrixSource& matrix) const {
     return pack_linear(backend_, source_, slices, matrix);
   }
 
-  TensorView matrix(const char* name) const {
-    return source_.tensor(prefix_ + name + std::string(".weight"));
+  FloatArray norm(const char* name) const {
+    return {backend_, to_floats(source_.tensor(prefix_ + name + std::string(".weight")))};
   }
-  FloatArray norm(const char* name) const { return {backend_, to_floats(matrix(name))}; }
   /// The biases of products that are computed together, one behind the other.
   struct Slice {
     const char* name;
@@ -105,7 +122,7 @@ void load_attention(LayerWeights& layer, const LayerReader& reader, const ModelC
   layer.qkv = reader.pack({reader.rows("self_attn.q_proj", q), reader.rows("self_attn.k_proj", kv),
                            reader.rows("self_attn.v_proj", kv)},
                           {.dtype = dtype});
-  layer.output = reader.pack({reader.columns("self_attn.o_proj", q)},
+  layer.output = reader.pack({reader.columns("self_attn.o_proj", q, config.hidden)},
                              {.dtype = dtype, .groups = plan.local_groups});
   if (config.qkv_bias) {
     layer.qkv_bias = reader.biases(
@@ -125,7 +142,7 @@ void load_mlp(LayerWeights& layer, const LayerReader& reader, const ModelConfig&
   const Range cut = plan.intermediate;
   layer.gate_up = reader.pack({reader.rows("mlp.gate_proj", cut), reader.rows("mlp.up_proj", cut)},
                               {.dtype = dtype, .gated = true});
-  layer.down = reader.pack({reader.columns("mlp.down_proj", cut)},
+  layer.down = reader.pack({reader.columns("mlp.down_proj", cut, config.hidden)},
                            {.dtype = dtype, .groups = plan.local_groups});
   if (config.mlp_bias) {
     layer.gate_up_bias = reader.biases({{"mlp.gate_proj", cut}, {"mlp.up_proj", cut}});
@@ -164,6 +181,23 @@ void load_layer_matrices(LayerWeights& layer, const TensorSource& source, const 
   const LayerReader reader(backend, source, prefix);
   load_attention(layer, reader, config, plan, dtype);
   load_mlp(layer, reader, config, plan, dtype);
+}
+
+ResidentMatrix resident_rows(Backend& backend, const std::shared_ptr<const TensorSource>& source,
+                             const std::string& name, Range rows) {
+  if (const auto recipe = source->recipe(name)) {
+    return {backend, RandomSlice{*recipe, rows.begin, 0}, rows.size()};
+  }
+  return {backend, source->tensor(name).row_range(rows.begin, rows.end), source};
+}
+
+std::unique_ptr<PackedMatrix> pack_rows(Backend& backend, const TensorSource& source,
+                                        const std::string& layer, Range outputs, DType storage) {
+  return pack_linear(backend, source, {{layer, outputs}}, {.dtype = storage});
+}
+
+std::string lm_head_layer(const ModelConfig& config) {
+  return config.tied_embeddings ? "model.embed_tokens" : "lm_head";
 }
 
 int64_t ModelWeights::bytes_per_pass() const {
@@ -206,20 +240,9 @@ ModelWeights load_weights(Backend& backend, const ModelConfig& config, const Sha
   const auto* dummy = dynamic_cast<const DummySource*>(source.get());
   const Range vocabulary = plan.vocabulary;
 
-  weights.embedding =
-      source->tensor("model.embed_tokens.weight").row_range(vocabulary.begin, vocabulary.end);
-  const TensorView head =
-      config.tied_embeddings
-          ? weights.embedding
-          : source->tensor("lm_head.weight").row_range(vocabulary.begin, vocabulary.end);
-  weights.lm_head =
-      pack_linear(backend, *source, {{"lm_head", head, vocabulary}}, {.dtype = dtype});
-  if (dummy != nullptr || !backend.shares_host_memory()) {
-    const TensorView e = weights.embedding;
-    weights.embedding_copy = backend.allocate(size_t(e.rows * e.cols) * dtype_size(e.dtype));
-    weights.embedding = TensorView::matrix(weights.embedding_copy->data(), e.dtype, e.rows, e.cols);
-    backend.run([&](Stream& stream) { backend.copy(stream, e, weights.embedding); });
-  }
+  weights.lm_head = pack_rows(backend, *source, lm_head_layer(config), vocabulary, dtype);
+  weights.lm_head_dtype = config.is_quantized("lm_head") ? DType::kFloat8E4M3 : dtype;
+  weights.embedding = resident_rows(backend, source, kEmbedding, vocabulary);
   weights.final_norm = {backend, to_floats(source->tensor("model.norm.weight"))};
   const RopeTable rope = make_rope_table(config, positions);
   weights.rope_cos = {backend, rope.cos};
@@ -236,8 +259,17 @@ ModelWeights load_weights(Backend& backend, const ModelConfig& config, const Sha
     if (progress) progress(l + 1, config.layers);
   }
   if (dummy != nullptr) dummy->release();
-  weights.source = std::move(source);
   return weights;
+}
+
+SharedWeights shared_weights(const ModelWeights& weights, const ModelConfig& config,
+                             const ShardPlan& plan) {
+  if (plan.tp > 1) return {};
+  SharedWeights shared{.embedding = weights.embedding};
+  if (config.is_quantized("lm_head")) return shared;
+  shared.lm_head = weights.lm_head;
+  shared.lm_head_dtype = weights.lm_head_dtype;
+  return shared;
 }
 
 }  // namespace convoke

@@ -28,24 +28,45 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  TensorView embedding;  ///< [local vocabulary, hidden], the checkpoint's dtype, for kernels
+  ResidentMatrix embedding;  ///< [local vocabulary, hidden], the checkpoint's dtype
   std::vector<LayerWeights> layers;
-  FloatArray final_norm;                  ///< [hidden]
-  std::unique_ptr<PackedMatrix> lm_head;  ///< outputs: local vocabulary
-  FloatArray rope_cos, rope_sin;          ///< [positions, head_dim / 2]
+  FloatArray final_norm;                        ///< [hidden]
+  std::shared_ptr<const PackedMatrix> lm_head;  ///< outputs: local vocabulary
+  DType lm_head_dtype = DType::kBFloat16;       ///< that it is stored in
+  FloatArray rope_cos, rope_sin;                ///< [positions, head_dim / 2]
 
   /// Bytes of weights that one pass over a single row reads on this rank.
   int64_t bytes_per_pass() const;
-
-  std::shared_ptr<const TensorSource> source;  ///< keeps the mapped embedding alive
-  /// Where the source does not keep its tensors, or the backend cannot read them there.
-  std::unique_ptr<Buffer> embedding_copy;
 };
+
+/// What a drafting head on a sibling of the target's backend computes with in the place of copies.
+/// Each stays for as long as somebody holds it, the target or a head.
+struct SharedWeights {
+  ResidentMatrix embedding;                     ///< [vocabulary, hidden]; or empty
+  std::shared_ptr<const PackedMatrix> lm_head;  ///< outputs: the vocabulary; or null
+  DType lm_head_dtype = DType::kBFloat16;
+};
+/// What of a rank's weights is whole: nothing with several ranks, each of which has a slice of the
+/// vocabulary. An lm_head whose scales came with the checkpoint is not for heads (open_target()).
+SharedWeights shared_weights(const ModelWeights& weights, const ModelConfig& config,
+                             const ShardPlan& plan);
 
 /// Which storage dtype `--dtype` means for a checkpoint: kBFloat16, kFloat32, or kFloat16 where the
 /// backend has it. Elsewhere float16 checkpoints widen to float32, which is exact. Throws
 /// Error(kUsage) for what cannot be had.
 DType weight_dtype(const std::string& flag, const ModelConfig& config, bool has_float16 = false);
+
+inline constexpr char kEmbedding[] = "model.embed_tokens.weight";  ///< of a target
+/// The layer of a target that makes logits: the embedding where they are tied.
+std::string lm_head_layer(const ModelConfig& config);
+
+/// Rows of a tensor where kernels of `backend` read them. Tensors that follow from a formula are
+/// made there.
+ResidentMatrix resident_rows(Backend& backend, const std::shared_ptr<const TensorSource>& source,
+                             const std::string& name, Range rows);
+/// Outputs of a linear layer, packed by themselves. `layer`: the tensor's name without ".weight".
+std::unique_ptr<PackedMatrix> pack_rows(Backend& backend, const TensorSource& source,
+                                        const std::string& layer, Range outputs, DType storage);
 
 /// A small tensor (a norm, a bias) as floats.
 std::vector<float> to_floats(const TensorView& view);

@@ -57,9 +57,13 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Buffer> allocate_host(size_t bytes) override { return allocate_buffer(bytes); }
 
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override {
+    CONVOKE_CHECK(source.random.empty());
     auto matrix = pack_matrix(*team_, arena_, source);
     scratch_.reserve(matrix->layout());
     return matrix;
+  }
+  void adopt(const PackedMatrix& matrix) override {
+    scratch_.reserve(static_cast<const CpuPackedMatrix&>(matrix).layout());
   }
 
   size_t kv_block_bytes(const KvShape& shape) const override { return cpu::kv_block_bytes(shape); }
@@ -111,6 +115,14 @@ class CpuBackend final : public Backend {
         std::fill(x.row<float>(r) + begin, x.row<float>(r) + end, 0.0f);
       }
     });
+  }
+  void fill_random(Stream& stream, const RandomSlice& slice, const TensorView& x) override {
+    const CpuStream& thread = cpu_stream(stream);
+    RandomSlice mine = slice;
+    mine.row += x.rows * thread.index() / thread.count();
+    const int64_t end = x.rows * (thread.index() + 1) / thread.count();
+    convoke::fill_random(mine, x.row_range(mine.row - slice.row, end));
+    cpu_stream(stream).barrier();
   }
   void copy_rows(Stream& stream, const CopyRowsArgs& args) override {
     cpu::copy_rows(cpu_stream(stream), args);

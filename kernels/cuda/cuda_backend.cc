@@ -50,9 +50,7 @@ class CudaBackend final : public Backend {
                        library_ != nullptr ? ", products by cuBLASLt" : "");
   }
   std::unique_ptr<Backend> sibling() override {
-    auto other = std::make_unique<CudaBackend>(options_, info_);
-    other->layouts_ = layouts_;
-    return other;
+    return std::make_unique<CudaBackend>(options_, info_);
   }
   bool shares_host_memory() const override { return false; }
   std::unique_ptr<Buffer> allocate(size_t bytes) override {
@@ -64,6 +62,9 @@ class CudaBackend final : public Backend {
     return std::make_unique<PinnedBuffer>(bytes, "copies from and to the device");
   }
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source) override;
+  void adopt(const PackedMatrix& matrix) override {
+    layouts_.push_back(static_cast<const CudaPackedMatrix&>(matrix).layout());
+  }
   size_t kv_block_bytes(const KvShape& shape) const override { return cuda::kv_block_bytes(shape); }
   void reserve(const PassLimits& limits) override;
   int pass_rows(int rows) const override;
@@ -108,6 +109,9 @@ class CudaBackend final : public Backend {
     cuda::add_bias(queue_, x, bias);
   }
   void fill_zero(Stream&, const TensorView& x) override { cuda::fill_zero(queue_, x); }
+  void fill_random(Stream&, const RandomSlice& slice, const TensorView& x) override {
+    cuda::fill_random(queue_, slice, x);
+  }
   void copy_rows(Stream&, const CopyRowsArgs& args) override {
     CopyRowsArgs on_device = args;
     on_device.from = staging_.on_device(args.from);
@@ -167,7 +171,7 @@ class CudaBackend final : public Backend {
   const CudaOptions options_;
   const DeviceInfo info_;
   CudaStream queue_;
-  std::vector<MatrixLayout> layouts_;  ///< of the matrices packed so far
+  std::vector<MatrixLayout> layouts_;  ///< of the matrices packed and adopted so far
   DeviceBuffer workspace_;
   PassStaging staging_;
   PassResults results_;
@@ -187,12 +191,18 @@ std::unique_ptr<PackedMatrix> CudaBackend::pack(const MatrixSource& source) {
   auto matrix = std::make_unique<OwnedMatrix>(layout, DeviceBuffer(layout.bytes(), "weights"));
   MatrixSource on_device = source;
   std::vector<DeviceBuffer> copies;
-  for (TensorView& part : on_device.parts) {
+  CONVOKE_CHECK(source.random.empty() || source.random.size() == source.parts.size());
+  for (size_t i = 0; i < source.parts.size(); ++i) {
+    const TensorView& part = source.parts[i];
     const size_t row_bytes = size_t(part.cols) * dtype_size(part.dtype);
     const DeviceBuffer& copy = copies.emplace_back(size_t(part.rows) * row_bytes,
                                                    "a weight matrix on its way to being packed");
-    uploader().upload(part, static_cast<std::byte*>(copy.data()), source.read);
-    part = TensorView::matrix(copy.data(), part.dtype, part.rows, part.cols);
+    on_device.parts[i] = TensorView::matrix(copy.data(), part.dtype, part.rows, part.cols);
+    if (source.random.empty()) {
+      uploader().upload(part, static_cast<std::byte*>(copy.data()), source.read);
+    } else {
+      cuda::fill_random(queue_, source.random[i], on_device.parts[i]);
+    }
   }
   if (!source.scales.empty()) {
     const DeviceBuffer& copy =

@@ -25,6 +25,11 @@ void fill_zero(const CudaStream& stream, const TensorView& x);
 void convert(const CudaStream& stream, const TensorView& x, const TensorView& y);
 void copy_rows(const CudaStream& stream, const CopyRowsArgs& args);
 
+// --- random_matrix.cu ---
+
+/// The bits of convoke::fill_random().
+void fill_random(const CudaStream& stream, const RandomSlice& slice, const TensorView& to);
+
 // --- norm.cu ---
 
 void rms_norm(const CudaStream& stream, const RmsNormArgs& args);

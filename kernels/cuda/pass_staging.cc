@@ -50,10 +50,10 @@ void PassStaging::reserve(const PassLimits& limits, size_t attention_workspace) 
   attention_workspace_ = attention_workspace;
   const auto rows = size_t(limits.rows), sequences = most_sequences(limits);
   const auto blocks = size_t(blocks_of(limits.positions + limits.rows));
-  // Per row: tokens, three lists to gather and scatter by, six arrays of the batch with its path (a
-  // tree of all rows has paths that grow with its depth; 32 nodes each are more than trees have),
-  // tiles, moves, a pick.
-  const size_t per_row = (4 + 6 + 32 + 2) * sizeof(int32_t) + 4 * sizeof(KvMove) + sizeof(PickRow);
+  // Per row: tokens, lists of seven entries to gather and scatter by, six arrays of the batch with
+  // its path (a tree of all rows has paths that grow with its depth; 32 nodes each are more than
+  // trees have), tiles, moves, a pick.
+  const size_t per_row = (8 + 6 + 32 + 2) * sizeof(int32_t) + 4 * sizeof(KvMove) + sizeof(PickRow);
   ensure(rows * per_row + sequences * (padded(blocks * sizeof(int32_t)) + sizeof(int32_t*)) +
          kUsualEdits * sizeof(LogitEdit) + (kArrays + rows) * kAlignment);
   slots_.reserve(sequences);

@@ -218,7 +218,10 @@ void TreeDrafter::commit(Sequence& s, std::span<const int32_t> tokens) {
 std::vector<DraftTree> TreeDrafter::propose(std::span<const SequenceId> ids,
                                             const DraftLimits& limits) {
   std::vector<DraftTree> trees(ids.size());
-  if (limits.max_nodes <= 0 || limits.max_depth <= 0) return trees;
+  if (limits.max_nodes <= 0 || limits.max_depth <= 0) {
+    take_in_names();
+    return trees;
+  }
   limits_ = limits;
   Batch all, fresh;
   for (SequenceId id : ids) {
@@ -231,6 +234,7 @@ std::vector<DraftTree> TreeDrafter::propose(std::span<const SequenceId> ids,
     if (options_.ahead ? !s->tree.has_children() : s->pending) fresh.push_back(s);
   }
   absorb_pending(fresh);
+  take_in_names();
   const int levels = options_.ahead ? options_.catch_up : options_.depth;
   grow(options_.ahead ? fresh : all, std::min(levels, limits.max_depth));
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -238,6 +242,15 @@ std::vector<DraftTree> TreeDrafter::propose(std::span<const SequenceId> ids,
     if (found != sequences_.end()) trees[i] = send_best(*found->second);
   }
   return trees;
+}
+
+/// Names do not keep, as rows would: what they stand for is taken in, wanted now or not.
+void TreeDrafter::take_in_names() {
+  Batch waiting;
+  std::ranges::copy_if(order_, std::back_inserter(waiting), [](const Sequence* s) {
+    return s->place >= 0 && are_names(s->features.view);
+  });
+  if (!waiting.empty()) absorb(waiting, false);
 }
 
 bool TreeDrafter::work_ahead() {

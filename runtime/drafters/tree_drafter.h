@@ -68,6 +68,7 @@ class TreeDrafter final : public Drafter {
   void learn(const Sequence& s, const DraftVerdict& verdict);
   void commit(Sequence& s, std::span<const int32_t> tokens);
   void make_room(Sequence& s, const DraftVerdict& verdict);
+  void take_in_names();
   void take_features(Sequence& s, const DraftVerdict& verdict);
   void absorb_pending(const Batch& batch);
   void absorb(const Batch& batch, bool rank);

@@ -21,13 +21,15 @@ std::unique_ptr<PagedBranchModel> open_head_model(HeadKind kind, const std::stri
   std::shared_ptr<const TensorSource> source =
       config.random ? random_head(Head::tensors(config, nullptr), target.config.checkpoint_dtype)
                     : open_head(argument);
-  return std::make_unique<Head>(
-      backend, config, std::move(source), target,
-      HeadOptions{.limits = branch_limits(context, target.config, options),
-                  .shared_noise = options.shared_noise,
-                  .dtype = context.dtype,
-                  .float16 = context.float16,
-                  .float8 = options.float8});
+  auto head =
+      std::make_unique<Head>(backend, config, std::move(source), target,
+                             HeadOptions{.limits = branch_limits(context, target.config, options),
+                                         .shared_noise = options.shared_noise,
+                                         .dtype = context.dtype,
+                                         .float16 = context.float16,
+                                         .float8 = options.float8});
+  head->read_features_from(context.feature_ring);
+  return head;
 }
 
 std::unique_ptr<PagedBranchModel> open_model(const std::string& method, const std::string& argument,

@@ -6,7 +6,7 @@
 namespace convoke {
 namespace {
 
-constexpr char kEmbedding[] = "embed_tokens.weight";
+constexpr char kOwnEmbedding[] = "embed_tokens.weight";
 
 /// The layer is called `midlayer` by its authors, `layers.0` by others.
 std::string prefix_of(const TensorSource* source) {
@@ -26,7 +26,7 @@ std::vector<HeadTensor> Eagle3Head::tensors(const HeadConfig& config, const Tens
   list.push_back({"norm.weight", {hidden}});
   list.push_back({"lm_head.weight", {config.draft_vocabulary, hidden}});
   // Where the head is as wide as the target it can do with the target's.
-  list.push_back({.name = kEmbedding,
+  list.push_back({.name = kOwnEmbedding,
                   .shape = {config.vocabulary, hidden},
                   .optional = hidden == config.target_hidden});
   add_vocabulary_tensors(config, list);
@@ -36,17 +36,15 @@ std::vector<HeadTensor> Eagle3Head::tensors(const HeadConfig& config, const Tens
 Eagle3Head::Eagle3Head(Backend& backend, const HeadConfig& config,
                        std::shared_ptr<const TensorSource> head, const TargetTensors& target,
                        const HeadOptions& options)
-    : PagedBranchModel(backend, options.limits),
-      config_(config),
-      head_source_(std::move(head)),
-      target_source_(target.source) {
-  const TensorSource& source = *head_source_;
+    : PagedBranchModel(backend, options.limits), config_(config) {
+  const TensorSource& source = *head;
   check_head_tensors(tensors(config, &source), source, config);
   const DType dtype = head_storage(
       head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16), options.float8);
   const std::string prefix = prefix_of(&source);
-  embedding_ = {backend,
-                source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding()};
+  embedding_ = source.contains(kOwnEmbedding)
+                   ? ResidentMatrix(backend, source.tensor(kOwnEmbedding), head)
+                   : target.resident_embedding(backend);
   fc_ = backend.pack({.parts = {source.tensor("fc.weight")}, .dtype = dtype});
   input_norm_ = {backend, to_floats(source.tensor(prefix + "input_layernorm.weight"))};
   hidden_norm_ = {backend, to_floats(source.tensor(prefix + "hidden_norm.weight"))};
@@ -54,7 +52,7 @@ Eagle3Head::Eagle3Head(Backend& backend, const HeadConfig& config,
   layer_ = std::make_unique<HeadLayer>(backend, with_biases(config, source, prefix), source, prefix,
                                        dtype, options.limits.max_rows, positions());
   DraftVocabulary vocabulary = read_draft_vocabulary(config, source);
-  load_lm_head(vocabulary.rows, dtype);
+  load_lm_head(source.tensor("lm_head.weight"), vocabulary.rows, dtype);
   lay_out();
   set_shape({.shift = 1,
              .feature_width = config.feature_width(),
@@ -67,8 +65,8 @@ Eagle3Head::Eagle3Head(Backend& backend, const HeadConfig& config,
              .noise = options.shared_noise});
 }
 
-void Eagle3Head::load_lm_head(const std::vector<int32_t>& rows, DType dtype) {
-  const TensorView weights = head_source_->tensor("lm_head.weight");
+void Eagle3Head::load_lm_head(const TensorView& weights, const std::vector<int32_t>& rows,
+                              DType dtype) {
   if (std::ranges::is_sorted(rows)) {
     lm_head_ = backend().pack({.parts = {weights}, .dtype = dtype});
   } else {

@@ -26,12 +26,11 @@ class Eagle3Head final : public PagedBranchModel {
   TensorView logits(Stream& stream, std::span<const int32_t> rows) override;
 
  private:
-  void load_lm_head(const std::vector<int32_t>& rows, DType dtype);
+  void load_lm_head(const TensorView& weights, const std::vector<int32_t>& rows, DType dtype);
   void lay_out();
   void fuse(Stream& stream, const Pass& pass, const TensorView& x);
 
   const HeadConfig config_;
-  std::shared_ptr<const TensorSource> head_source_, target_source_;  ///< keep the embedding alive
   ResidentMatrix embedding_;
   std::unique_ptr<PackedMatrix> fc_;
   FloatArray input_norm_, hidden_norm_, final_norm_;  ///< [hidden]

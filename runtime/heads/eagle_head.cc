@@ -7,7 +7,7 @@ namespace convoke {
 namespace {
 
 constexpr char kPrefix[] = "layers.0.";
-constexpr char kEmbedding[] = "embed_tokens.weight";
+constexpr char kOwnEmbedding[] = "embed_tokens.weight";
 
 }  // namespace
 
@@ -16,7 +16,7 @@ std::vector<HeadTensor> EagleHead::tensors(const HeadConfig& config, const Tenso
   std::vector<HeadTensor> list = layer_tensors(config, kPrefix, hidden, source);
   list.push_back({"fc.weight", {hidden, 2 * hidden}});
   if (config.fc_bias) list.push_back({"fc.bias", {hidden}});
-  list.push_back({.name = kEmbedding, .shape = {config.vocabulary, hidden}, .optional = true});
+  list.push_back({.name = kOwnEmbedding, .shape = {config.vocabulary, hidden}, .optional = true});
   add_vocabulary_tensors(config, list);
   return list;
 }
@@ -24,16 +24,14 @@ std::vector<HeadTensor> EagleHead::tensors(const HeadConfig& config, const Tenso
 EagleHead::EagleHead(Backend& backend, const HeadConfig& config,
                      std::shared_ptr<const TensorSource> head, const TargetTensors& target,
                      const HeadOptions& options)
-    : PagedBranchModel(backend, options.limits),
-      config_(config),
-      head_source_(std::move(head)),
-      target_source_(target.source) {
-  const TensorSource& source = *head_source_;
+    : PagedBranchModel(backend, options.limits), config_(config) {
+  const TensorSource& source = *head;
   check_head_tensors(tensors(config, &source), source, config);
   const DType dtype = head_storage(
       head_dtype(options.dtype, source.tensor("fc.weight").dtype, options.float16), options.float8);
-  embedding_ = {backend,
-                source.contains(kEmbedding) ? source.tensor(kEmbedding) : target.embedding()};
+  embedding_ = source.contains(kOwnEmbedding)
+                   ? ResidentMatrix(backend, source.tensor(kOwnEmbedding), head)
+                   : target.resident_embedding(backend);
   fc_ = backend.pack({.parts = {source.tensor("fc.weight")}, .dtype = dtype});
   if (config.fc_bias) fc_bias_ = {backend, to_floats(source.tensor("fc.bias"))};
   layer_ = std::make_unique<HeadLayer>(backend, with_biases(config, source, kPrefix), source,
@@ -43,7 +41,7 @@ EagleHead::EagleHead(Backend& backend, const HeadConfig& config,
   const DType head_weights =
       head_storage(weight_dtype(options.dtype, target.config, options.float16), options.float8);
   if (vocabulary.tokens.empty()) {
-    lm_head_ = backend.pack({.parts = {target.lm_head()}, .dtype = head_weights});
+    lm_head_ = target.packed_lm_head(backend, head_weights);
   } else {
     const GatheredRows rows(target.lm_head(), vocabulary.tokens);
     lm_head_ = backend.pack({.parts = {rows.view()}, .dtype = head_weights});

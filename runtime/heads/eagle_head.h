@@ -41,12 +41,11 @@ class EagleHead final : public PagedBranchModel {
   void lay_out(int64_t columns);
 
   const HeadConfig config_;
-  std::shared_ptr<const TensorSource> head_source_, target_source_;  ///< keep the embedding alive
   ResidentMatrix embedding_;
   std::unique_ptr<PackedMatrix> fc_;
   FloatArray fc_bias_;
   std::unique_ptr<HeadLayer> layer_;
-  std::unique_ptr<PackedMatrix> lm_head_;
+  std::shared_ptr<const PackedMatrix> lm_head_;  ///< the target's own, maybe
 
   std::unique_ptr<Buffer> memory_;
   TensorView input_;     ///< [max_rows, 2 * hidden] embedding, feature; activation dtype

@@ -159,22 +159,38 @@ std::shared_ptr<const TensorSource> open_head(const std::filesystem::path& direc
   return open_head_checkpoint(directory);
 }
 
-TensorView TargetTensors::embedding() const {
-  return source->tensor("model.embed_tokens.weight");
-}
-
-TensorView TargetTensors::lm_head() const {
+void TargetTensors::refuse_quantized_lm_head() const {
   if (config.is_quantized("lm_head")) {
     throw_error(ErrorKind::kModel,
                 "{}: lm_head has weights of 8 bits, which a drafting head cannot share yet; take a "
                 "head with an lm_head of its own, or another drafter",
                 source->describe());
   }
-  return config.tied_embeddings ? embedding() : source->tensor("lm_head.weight");
+}
+
+TensorView TargetTensors::lm_head() const {
+  refuse_quantized_lm_head();
+  return source->tensor(lm_head_layer(config) + ".weight");
+}
+
+ResidentMatrix TargetTensors::resident_embedding(Backend& backend) const {
+  if (shared.embedding.view().rows > 0) return shared.embedding;
+  return resident_rows(backend, source, kEmbedding, {0, config.vocabulary});
+}
+
+std::shared_ptr<const PackedMatrix> TargetTensors::packed_lm_head(Backend& backend,
+                                                                  DType storage) const {
+  if (shared.lm_head == nullptr || shared.lm_head_dtype != storage) {
+    refuse_quantized_lm_head();
+    return pack_rows(backend, *source, lm_head_layer(config), {0, config.vocabulary}, storage);
+  }
+  backend.adopt(*shared.lm_head);
+  return shared.lm_head;
 }
 
 TargetTensors open_target(const DraftContext& context) {
   TargetTensors target;
+  target.shared = context.shared;
   target.config = ModelConfig::load(context.model);
   if (context.load_format == "dummy") {
     target.source = std::make_shared<DummySource>(target.config);

@@ -9,6 +9,7 @@
 #include "runtime/drafter.h"
 #include "runtime/heads/head_config.h"
 #include "runtime/model_files/tensor_source.h"
+#include "runtime/weights.h"
 
 namespace convoke {
 
@@ -59,8 +60,17 @@ std::shared_ptr<const TensorSource> open_head(const std::filesystem::path& direc
 struct TargetTensors {
   ModelConfig config;
   std::shared_ptr<const TensorSource> source;
-  TensorView embedding() const;  ///< [vocabulary, hidden]
-  TensorView lm_head() const;    ///< [vocabulary, hidden]; the embedding where they are tied
+  SharedWeights shared;  ///< of the target itself, with which a sibling of its backend computes
+
+  /// [vocabulary, hidden] for kernels of `backend`: the target's own memory where it is shared.
+  ResidentMatrix resident_embedding(Backend& backend) const;
+  /// lm_head packed in `storage`: the target's own where it is shared and stored so.
+  std::shared_ptr<const PackedMatrix> packed_lm_head(Backend& backend, DType storage) const;
+  /// [vocabulary, hidden] in host memory; the embedding where they are tied.
+  TensorView lm_head() const;
+
+ private:
+  void refuse_quantized_lm_head() const;
 };
 TargetTensors open_target(const DraftContext& context);
 

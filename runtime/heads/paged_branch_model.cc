@@ -69,6 +69,11 @@ void PagedBranchModel::reserve_memory() {
   place(WorkspaceLayout(feature_memory_->data()), feature_rows_);
 }
 
+void PagedBranchModel::read_features_from(std::shared_ptr<FeatureRing> ring) {
+  if (ring == nullptr || shape_.feature_width == 0) return;
+  ring_ = std::make_unique<FeatureRing::Reader>(std::move(ring));
+}
+
 void PagedBranchModel::open(int index, const SamplingParams& sampling, int32_t prompt_tokens) {
   Place& place = places_.at(size_t(index));
   CONVOKE_CHECK(!place.open);
@@ -103,6 +108,7 @@ bool PagedBranchModel::make_room(Place& place, int32_t entries) {
 
 void PagedBranchModel::absorb(std::span<const Committed> committed, int count) {
   begin_results(committed.size(), count);
+  start_reading(committed);
   work_.clear();
   for (size_t i = 0; i < committed.size(); ++i) {
     const Work work = plan(committed[i], int32_t(i));
@@ -111,12 +117,40 @@ void PagedBranchModel::absorb(std::span<const Committed> committed, int count) {
   clear_rows();
   for (Work& work : work_) {
     for (; work.next < work.end; ++work.next) {
-      if (int(tokens_.size()) == limits_.max_rows) run_pass(false);
+      if (int(tokens_.size()) == limits_.max_rows || !fits_pass(work)) run_pass(false);
       add_true_row(work, work.next);
     }
   }
-  if (!tokens_.empty()) run_pass(false);
-  for (const Committed& c : committed) hold(places_[size_t(c.place)], c);
+  // What is held in the ring is so by the last pass; what is held on the host when all have read
+  // what was held before.
+  for (const Committed& c : committed) hold(c, true);
+  if (!tokens_.empty()) {
+    run_pass(false);
+  } else if (!hold_from_.empty()) {
+    const RingLists lists = list_ring_rows(0);
+    backend_.run({.indices = {ring_lists_}}, [&](Stream& stream) { read_ring(stream, lists, {}); });
+  }
+  for (const Committed& c : committed) hold(c, false);
+  hold_from_.clear(), hold_to_.clear();
+  reading_.reset();
+}
+
+/// Until all passes have run nothing that was named may be overwritten.
+void PagedBranchModel::start_reading(std::span<const Committed> committed) {
+  hold_from_.clear(), hold_to_.clear();
+  if (ring_ == nullptr) return;
+  int64_t oldest = INT64_MAX;
+  for (const Committed& c : committed) {
+    if (are_names(c.features)) oldest = std::min(oldest, *c.features.row<int64_t>(0));
+  }
+  reading_.emplace(ring_->ring(), oldest);
+}
+
+/// A pass takes features from the host or from the ring; rows without one are in either.
+bool PagedBranchModel::fits_pass(const Work& work) const {
+  if (shape_.feature_width == 0) return true;
+  const FeatureRow row = feature(*work.committed, work.next);
+  return row.data != nullptr ? !ring_features_ : row.ring_row < 0 || !host_features_;
 }
 
 PagedBranchModel::Work PagedBranchModel::plan(const Committed& committed, int32_t result) {
@@ -125,7 +159,7 @@ PagedBranchModel::Work PagedBranchModel::plan(const Committed& committed, int32_
   const auto tokens = int32_t(committed.tokens.size());
   CONVOKE_CHECK_GE(tokens, place.tokens);
   CONVOKE_CHECK(committed.features.rows == 0 || shape_.feature_width == 0 ||
-                committed.features.cols == shape_.feature_width);
+                are_names(committed.features) || committed.features.cols == shape_.feature_width);
   place.counts.append(committed.tokens.subspan(size_t(place.tokens)));
   place.tokens = tokens;
   const int32_t all = std::max(0, tokens - shape_.shift);
@@ -147,27 +181,66 @@ PagedBranchModel::Work PagedBranchModel::plan(const Committed& committed, int32_
   return {&committed, result, begin, end};
 }
 
-FeatureRow PagedBranchModel::feature(const Place& place, const Committed& committed,
-                                     int32_t position) const {
+FeatureRow PagedBranchModel::feature(const Committed& committed, int32_t position) const {
+  const Place& place = places_[size_t(committed.place)];
   const int64_t row = int64_t(position) - committed.feature_begin;
   if (row >= 0 && row < committed.features.rows) {
-    return {committed.features.row_range(row, row + 1).data, committed.features.dtype};
+    const TensorView one = committed.features.row_range(row, row + 1);
+    if (!are_names(one)) return {.data = one.data, .dtype = one.dtype};
+    return {.ring_row = reading_ ? reading_->row(*one.row<int64_t>(0)) : -1};
   }
   const size_t half = size_t(position & 1);
   if (place.held_position[half] != position) return {};
-  return {place.held.data() + half * size_t(shape_.feature_width), DType::kFloat32};
+  if (place.held_in_ring[half]) return {.ring_row = reading_->own_row(committed.place, int(half))};
+  return {.data = place.held.data() + half * size_t(shape_.feature_width)};
 }
 
-void PagedBranchModel::hold(Place& place, const Committed& committed) {
+void PagedBranchModel::hold(const Committed& committed, bool in_ring) {
+  Place& place = places_[size_t(committed.place)];
   if (shape_.feature_width == 0 || place.stopped) return;
   for (const int32_t position : {place.entries - 1, place.entries}) {
-    const FeatureRow row = feature(place, committed, position);
     const size_t half = size_t(position & 1);
-    float* const held = place.held.data() + half * size_t(shape_.feature_width);
-    if (row.data == nullptr || row.data == held) continue;
-    copy_row(row.data, row.dtype, held, DType::kFloat32, shape_.feature_width);
+    if (place.held_position[half] == position) continue;
+    const FeatureRow row = feature(committed, position);
+    if (in_ring ? row.ring_row < 0 : row.data == nullptr) continue;
+    if (in_ring) {
+      hold_from_.push_back(row.ring_row);
+      hold_to_.push_back(reading_->own_row(committed.place, int(half)) - reading_->own_row(0, 0));
+    } else {
+      copy_row(row.data, row.dtype, place.held.data() + half * size_t(shape_.feature_width),
+               DType::kFloat32, shape_.feature_width);
+    }
     place.held_position[half] = position;
+    place.held_in_ring[half] = in_ring;
   }
+}
+
+PagedBranchModel::RingLists PagedBranchModel::list_ring_rows(size_t rows) {
+  const size_t gathered = ring_features_ ? rows : 0;
+  // As many every time, so that passes of as many rows are alike.
+  const size_t held = hold_from_.empty() ? 0 : std::max(hold_from_.size(), 2 * rows);
+  ring_lists_.assign(gathered + 2 * held, -1);
+  for (size_t r = 0; r < std::min(gathered, features_.size()); ++r) {
+    ring_lists_[r] = features_[r].ring_row;
+  }
+  std::ranges::copy(hold_from_, ring_lists_.begin() + int64_t(gathered));
+  std::ranges::copy(hold_to_, ring_lists_.begin() + int64_t(gathered + held));
+  const auto all = std::span<const int32_t>(ring_lists_);
+  return {all.first(gathered), all.subspan(gathered, held), all.subspan(gathered + held)};
+}
+
+/// Part of a program of true rows: their features, and what is held of the ring from now on.
+void PagedBranchModel::read_ring(Stream& stream, const RingLists& lists,
+                                 const TensorView& features) {
+  if (!lists.gather.empty()) {
+    backend_.copy_rows(stream, {.x = reading_->all(), .y = features, .from = lists.gather});
+  }
+  if (lists.hold_from.empty()) return;
+  const TensorView& all = reading_->all();
+  backend_.copy_rows(stream, {.x = reading_->named(),
+                              .y = all.row_range(reading_->named().rows, all.rows),
+                              .from = lists.hold_from,
+                              .to = lists.hold_to});
 }
 
 void PagedBranchModel::add_true_row(const Work& work, int32_t entry) {
@@ -179,7 +252,11 @@ void PagedBranchModel::add_true_row(const Work& work, int32_t entry) {
   slot_.push_back(entry);
   context_.push_back(entry + 1);
   path_begin_.push_back(int32_t(path_slots_.size()));
-  if (shape_.feature_width > 0) features_.push_back(feature(place, committed, entry));
+  if (shape_.feature_width > 0) {
+    const FeatureRow row = features_.emplace_back(feature(committed, entry));
+    host_features_ |= row.data != nullptr;
+    ring_features_ |= row.ring_row >= 0;
+  }
   const bool last = entry + 1 == place.tokens - shape_.shift;
   keep_.push_back(last ? state_of(committed.place, -1) : -1);
   if (last && committed.rank) want(place, work.result, place.tokens, {});
@@ -236,6 +313,7 @@ void PagedBranchModel::clear_rows() {
   }
   path_begin_.assign(1, 0);
   features_.clear();
+  host_features_ = ring_features_ = false;
   wanted_.clear();
   params_.clear();
   edits_.clear();
@@ -278,6 +356,7 @@ void PagedBranchModel::pad_rows() {
 
 /// Brings the features of a pass of `rows` rows to where they can be copied from.
 void PagedBranchModel::stage_features(size_t rows) {
+  if (ring_features_) return;  // they are there
   for (size_t r = 0; r < rows; ++r) {
     const FeatureRow known = r < features_.size() ? features_[r] : FeatureRow{};
     copy_row(known.data, known.dtype, host_feature_rows_.row<std::byte>(int64_t(r)),
@@ -324,12 +403,19 @@ void PagedBranchModel::run_program(const Pass& pass, std::span<RankedToken> rank
   arrays.rows[0] = wanted_rows_;
   arrays.picks[0] = params_;
   if (shape_.feature_width > 0) arrays.indices = {pass.keep, pass.from};
+  RingLists lists;
+  if (!pass.guesses) {
+    lists = list_ring_rows(pass.tokens.size());
+    arrays.indices[1] = ring_lists_;
+  }
   const auto step = size_t(logit_rows());
   const auto width = size_t(count_);
   backend_.run(arrays, [&](Stream& stream) {
-    if (pass.features.data != nullptr && feature_rows_.data != host_feature_rows_.data) {
+    if (!ring_features_ && pass.features.data != nullptr &&
+        feature_rows_.data != host_feature_rows_.data) {
       backend_.copy(stream, host_feature_rows_.row_range(0, pass.features.rows), pass.features);
     }
+    read_ring(stream, lists, pass.features);
     forward(stream, pass, *cache_);
     for (size_t first = 0; first < wanted_rows_.size() && width > 0; first += step) {
       const size_t rows = std::min(step, wanted_rows_.size() - first);

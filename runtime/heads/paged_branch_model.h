@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "runtime/branch_model.h"
+#include "runtime/feature_ring.h"
 #include "runtime/kv_cache.h"
 #include "runtime/penalties.h"
 
@@ -24,10 +26,12 @@ struct BranchLimits {
 };
 
 /// What is known before a row is computed, other than its token: the target's feature of a true
-/// row, in host memory. null: unknown, to be taken as zeros.
+/// row, in host memory, or in a row of FeatureRing::Reading::all(). Neither: unknown, to be taken
+/// as zeros.
 struct FeatureRow {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
+  int32_t ring_row = -1;
 };
 
 /// A place's cache: entry e of the true ones lies in slot e, guessed ones lie after the last slot
@@ -38,6 +42,9 @@ class PagedBranchModel : public BranchModel {
  public:
   /// Keeps the backend that this was made with, which then goes with it.
   void own(std::unique_ptr<Backend> backend) { own_backend_ = std::move(backend); }
+  /// Features may come as names of this ring's rows, which a sibling of its backend writes; it has
+  /// two rows for every place. Once, before anything is absorbed. null: they come as rows.
+  void read_features_from(std::shared_ptr<FeatureRing> ring);
 
   int places() const override { return limits_.places; }
   int scratch_slots() const override { return limits_.scratch_slots; }
@@ -108,7 +115,8 @@ class PagedBranchModel : public BranchModel {
     /// The last two features that came: one may wait for its token, the other may be asked for
     /// again. Position p is held in [p & 1].
     int32_t held_position[2] = {-1, -1};
-    std::vector<float> held;  ///< [2 * feature_width]
+    bool held_in_ring[2] = {false, false};  ///< in the place's own rows there; else in `held`
+    std::vector<float> held;                ///< [2 * feature_width]
   };
   /// The true rows that one place has yet to run.
   struct Work {
@@ -140,8 +148,16 @@ class PagedBranchModel : public BranchModel {
   void want(const Place& place, int result, int64_t position, std::span<const int32_t> path);
   void run_pass(bool guesses);
   void run_program(const Pass& pass, std::span<RankedToken> ranked);
-  FeatureRow feature(const Place& place, const Committed& committed, int32_t position) const;
-  void hold(Place& place, const Committed& committed);
+  FeatureRow feature(const Committed& committed, int32_t position) const;
+  bool fits_pass(const Work& work) const;
+  void start_reading(std::span<const Committed> committed);
+  void hold(const Committed& committed, bool in_ring);
+  /// What a program reads of the ring, and holds in it, as parts of one array that it is told of.
+  struct RingLists {
+    std::span<const int32_t> gather, hold_from, hold_to;
+  };
+  RingLists list_ring_rows(size_t rows);
+  void read_ring(Stream& stream, const RingLists& lists, const TensorView& features);
 
   std::unique_ptr<Backend> own_backend_;  ///< first, since everything else lives in it
   Backend& backend_;
@@ -153,6 +169,8 @@ class PagedBranchModel : public BranchModel {
   std::vector<Place> places_;
   IndexArray column_tokens_;  ///< Shape::column_tokens where kernels read them
   /// Features of a pass: gathered in host memory, and where kernels read them.
+  std::unique_ptr<FeatureRing::Reader> ring_;
+  std::optional<FeatureRing::Reading> reading_;  ///< while absorb() is at work
   std::unique_ptr<Buffer> host_feature_memory_, feature_memory_;
   TensorView host_feature_rows_, feature_rows_;  ///< [max_rows, feature_width]
 
@@ -160,6 +178,10 @@ class PagedBranchModel : public BranchModel {
   std::vector<int32_t> tokens_, sequence_, position_, slot_, context_, path_begin_, path_slots_;
   std::vector<const int32_t*> block_tables_;
   std::vector<FeatureRow> features_;
+  bool ring_features_ = false, host_features_ = false;  ///< the pass has rows with such
+  /// What the ring is to hold after the last pass: from a named row to a place's own.
+  std::vector<int32_t> hold_from_, hold_to_;
+  std::vector<int32_t> ring_lists_;
   std::vector<int32_t> keep_, from_;
   std::vector<size_t> order_;  ///< of guesses: those of a place together
   std::vector<Work> work_;

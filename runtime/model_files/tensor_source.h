@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "kernels/random_matrix.h"
 #include "kernels/tensor.h"
 #include "runtime/model_config.h"
 
@@ -40,6 +42,10 @@ class TensorSource {
   /// Thread-safe. Where they are in a file, they are read from it: throws Error(kResource) naming
   /// file and tensor when that fails, as looking at a view cannot.
   virtual void read(const TensorView& view, std::byte* to) const;
+
+  /// What the tensor is, where its elements follow from a formula: whoever makes them elsewhere
+  /// need not ask for the tensor. Throws as tensor() does.
+  virtual std::optional<RandomMatrix> recipe(const std::string&) const { return std::nullopt; }
 
   virtual std::string describe() const { return "checkpoint"; }  ///< where from, for messages
 };
@@ -75,6 +81,7 @@ class DummySource : public TensorSource {
   std::vector<TensorInfo> list() const override;
   bool contains(const std::string& name) const override;
   TensorView tensor(const std::string& name) const override;
+  std::optional<RandomMatrix> recipe(const std::string& name) const override;
   void release() const;  ///< frees every tensor made so far (their views die)
 
  private:

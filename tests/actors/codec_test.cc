@@ -282,6 +282,10 @@ TEST(CodecMalformed, BadVerdicts) {
   refuses({.id = 1, .feature_begin = -1}, "features of");
   m.feature_width = WireLimits::kFeatureWidth + 1;
   refuses({.id = 1}, "features of");
+  m.feature_dtype = kFeatureNames;
+  m.feature_width = 2;
+  refuses({.id = 1}, "names of features");
+  m.feature_dtype = DType::kBFloat16;
   m.feature_width = 0;
   m.verdicts.clear();
   m.limits.max_nodes = WireLimits::kTreeNodes + 1;

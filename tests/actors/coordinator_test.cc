@@ -282,6 +282,123 @@ TEST_F(CoordinatorTest, ASilentDrafterIsNotWaitedForAndComesBack) {
   EXPECT_GT(stats.accepted_tokens, 15);
 }
 
+/// Exports a feature for every row: its number in the pass, or its name.
+class FeatureRunner : public StepRunner {
+ public:
+  explicit FeatureRunner(StepRunner& runner) : runner_(runner) {}
+  void run(const StepPlan& plan, StepResult& result) override {
+    runner_.run(plan, result);
+    const int rows = plan.rows();
+    names_.clear(), values_.clear();
+    for (int r = 0; r < rows; ++r) {
+      names_.push_back(next_name + r);
+      values_.push_back(float(100 * passes + r));
+    }
+    next_name += std::max(rows, names_per_pass);
+    result.features = passes >= named_from
+                          ? TensorView::matrix(names_.data(), kFeatureNames, rows, 1)
+                          : TensorView::matrix(values_.data(), DType::kFloat32, rows, 1);
+    passes += rows > 0 ? 1 : 0;
+  }
+  int passes = 0, named_from = 0, names_per_pass = 0;
+  int64_t next_name = 1000;
+
+ private:
+  StepRunner& runner_;
+  std::vector<int64_t> names_;
+  std::vector<float> values_;
+};
+
+/// The batches that come while a prompt of 100 tokens is computed, in seven passes; only after the
+/// last of them is a tree wanted.
+struct FeatureBatches {
+  std::vector<VerdictBatch> batches;
+  std::vector<std::vector<std::byte>> attachments;
+};
+
+class CoordinatorFeatures : public CoordinatorTest {
+ protected:
+  FeatureBatches run(FeatureRunner& features) {
+    target = FakeTarget(kVocabulary);
+    coordinator.reset();
+    name = "features-" + std::to_string(++starts);
+    mailbox = network.make_mailbox(name);
+    coordinator = std::make_unique<Coordinator>(*mailbox, features, options, signals);
+    client.link = network.make_link(name);
+    const auto drafter = network.make_link(name);
+    drafter->send(DrafterReady{"by hand", 1});
+    SubmitRequest request{.request = uint64_t(starts), .prompt = {}, .sampling = {}};
+    for (int i = 0; i < 100; ++i) request.prompt.push_back(i % kVocabulary);
+    request.sampling.max_tokens = 2;
+    request.sampling.ignore_eos = true;
+    client.link->send(request);
+    FeatureBatches found;
+    for (int i = 0; i < 12; ++i) {
+      coordinator->turn(Clock::now());
+      while (auto letter = drafter->receive(Clock::now())) {
+        auto* const batch = std::get_if<VerdictBatch>(&letter->message);
+        if (batch == nullptr || batch->verdicts.empty()) continue;
+        found.batches.push_back(*batch);
+        found.attachments.push_back(letter->attachment);
+      }
+    }
+    return found;
+  }
+  template <typename T>
+  static std::vector<T> values(const std::vector<std::byte>& bytes) {
+    std::vector<T> values(bytes.size() / sizeof(T));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  }
+};
+
+TEST_F(CoordinatorFeatures, RowsWaitUntilATreeIsWanted) {
+  FeatureRunner features(runner);
+  features.named_from = 1000;
+  const FeatureBatches found = run(features);
+  ASSERT_EQ(found.batches.size(), 1u);
+  EXPECT_EQ(found.batches[0].verdicts.size(), 7u);
+  EXPECT_EQ(found.batches[0].feature_dtype, DType::kFloat32);
+  const auto rows = values<float>(found.attachments[0]);
+  ASSERT_EQ(rows.size(), 100u);
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(rows[i], float(100 * (i / 16) + i % 16));
+}
+
+TEST_F(CoordinatorFeatures, NamesWaitOnlyWhileTheirRowsStay) {
+  FeatureRunner few(runner);
+  const FeatureBatches together = run(few);
+  ASSERT_EQ(together.batches.size(), 1u);
+  EXPECT_EQ(together.batches[0].feature_dtype, kFeatureNames);
+  EXPECT_EQ(together.batches[0].feature_width, 1);
+  const auto names = values<int64_t>(together.attachments[0]);
+  ASSERT_EQ(names.size(), 100u);
+  for (size_t i = 0; i < names.size(); ++i) EXPECT_EQ(names[i], 1000 + int64_t(i));
+
+  FeatureRunner many(runner);  // rows of others, too
+  many.names_per_pass = 100;
+  const FeatureBatches apart = run(many);
+  ASSERT_EQ(apart.batches.size(), 2u);
+  EXPECT_EQ(apart.batches[0].verdicts.size(), 4u);
+  EXPECT_EQ(values<int64_t>(apart.attachments[0]).size(), 64u);
+  EXPECT_EQ(apart.batches[1].verdicts.size(), 3u);
+  EXPECT_EQ(values<int64_t>(apart.attachments[1]).front(), 1400);
+  EXPECT_EQ(values<int64_t>(apart.attachments[1]).size(), 36u);
+}
+
+TEST_F(CoordinatorFeatures, RowsAndNamesDoNotShareAMessage) {
+  FeatureRunner features(runner);
+  features.named_from = 3;
+  const FeatureBatches found = run(features);
+  ASSERT_EQ(found.batches.size(), 2u);
+  EXPECT_EQ(found.batches[0].verdicts.size(), 3u);
+  EXPECT_EQ(found.batches[0].feature_dtype, DType::kFloat32);
+  EXPECT_EQ(values<float>(found.attachments[0]).back(), 215.0f);
+  EXPECT_TRUE(found.batches[0].wanted.empty());
+  EXPECT_EQ(found.batches[1].verdicts.size(), 4u);
+  EXPECT_EQ(found.batches[1].feature_dtype, kFeatureNames);
+  EXPECT_EQ(values<int64_t>(found.attachments[1]).size(), 52u);
+}
+
 TEST_F(CoordinatorTest, ARestartedDrafterIsToldOfLiveSequences) {
   start();
   submit(1, {1, 2}, 40);

@@ -117,8 +117,8 @@ VerdictBatch RandomMessages::verdict_batch() {
     v.feature_begin = in(0, 1000);
     v.features.rows = in(0, 9);
   }
-  m.feature_dtype = coin() ? DType::kFloat32 : DType::kBFloat16;
-  m.feature_width = in(0, 5000);
+  m.feature_dtype = coin() ? DType::kFloat32 : coin() ? DType::kBFloat16 : kFeatureNames;
+  m.feature_width = m.feature_dtype == kFeatureNames ? 1 : in(0, 5000);
   for (int i = in(0, 6); i > 0; --i) m.wanted.push_back(random_());
   m.limits = {in(0, 64), in(0, 16), in(0, 10)};
   return m;

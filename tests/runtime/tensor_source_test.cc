@@ -514,6 +514,28 @@ TEST(DummySource, SameNumbersForNameAndSeed) {
   EXPECT_TRUE(one.contains(q));
 }
 
+// The numbers of the first version that had them, at odd lengths: benchmarks of different versions
+// and machines compute with the same weights.
+TEST(DummySource, NumbersStayWhatTheyWere) {
+  struct Case {
+    DType dtype;
+    uint64_t matrix, vector, large;
+  };
+  for (const Case& c :
+       {Case{DType::kFloat32, 0x38ae711d03b6f52d, 0xf38d8d16266773e4, 0x21f7def1391107ef},
+        Case{DType::kBFloat16, 0x011879d12f027b9c, 0x985c7c9ec3c423c5, 0xc984f0f8c5bad8d7},
+        Case{DType::kFloat16, 0x173b89965577bd57, 0x3278972b7e43b64e, 0x741e6aeebef8d128},
+        Case{DType::kFloat8E4M3, 0x18c8b3a74208a4c5, 0x069749c5ad90190d, 0x3e1abbf8400b4cf0}}) {
+    SCOPED_TRACE(dtype_name(c.dtype));
+    const DummySource source({{"a.weight", c.dtype, {37, 75}, ""}, {"b.bias", c.dtype, {33}, ""}},
+                             5);
+    EXPECT_EQ(fingerprint(source.tensor("a.weight")), c.matrix);
+    EXPECT_EQ(fingerprint(source.tensor("b.bias")), c.vector);
+    const DummySource large({{"a.weight", c.dtype, {64, 4096}, ""}}, 5);
+    EXPECT_EQ(fingerprint(large.tensor("a.weight")), c.large);
+  }
+}
+
 TEST(DummySource, ThreadsGetOneTensor) {
   const DummySource source(small_config({{"hidden_size", 512}}));
   std::vector<void*> seen(8);

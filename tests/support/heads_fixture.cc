@@ -66,11 +66,13 @@ void run_step(BranchModel& model, const GoldenHead& golden, const GoldenHead::St
   const int32_t features_end = step.tokens - 1;
   for (int32_t begin = step.feature_begin; begin < features_end; begin += options.chunk) {
     const int32_t end = std::min(begin + options.chunk, features_end);
-    const BranchModel::Committed committed{.place = options.place,
-                                           .tokens = tokens,
-                                           .feature_begin = begin,
-                                           .features = features.row_range(begin, end),
-                                           .rank = end == features_end};
+    const TensorView part = features.row_range(begin, end);
+    const BranchModel::Committed committed{
+        .place = options.place,
+        .tokens = tokens,
+        .feature_begin = begin,
+        .features = options.instead ? options.instead(part) : part,
+        .rank = end == features_end};
     model.absorb({&committed, 1}, options.count);
   }
   keep(trace, model.children(0));
@@ -165,9 +167,11 @@ OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape)
                     .isa = shape.isa == "auto" ? cpu::best_isa() : cpu::parse_isa(shape.isa)})) {}
 
 OpenHead::OpenHead(const GoldenHead& golden, const HeadShape& shape,
-                   std::unique_ptr<Backend> its_backend)
+                   std::unique_ptr<Backend> its_backend, const SharedWeights& shared)
     : backend(std::move(its_backend)) {
-  model = open_branch_model(golden.method, golden.directory.string(), golden_context(golden, shape),
+  DraftContext context = golden_context(golden, shape);
+  context.shared = shared;
+  model = open_branch_model(golden.method, golden.directory.string(), context,
                             {.scratch_slots = 31,
                              .max_rows = shape.max_rows,
                              .shared_noise = shape.shared_noise,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -62,7 +63,9 @@ DraftContext golden_context(const GoldenHead& golden, const HeadShape& shape);
 /// A head with its backend.
 struct OpenHead {
   OpenHead(const GoldenHead& golden, const HeadShape& shape);
-  OpenHead(const GoldenHead& golden, const HeadShape& shape, std::unique_ptr<Backend> backend);
+  /// `shared`: of the target, of whose backend `backend` is a sibling.
+  OpenHead(const GoldenHead& golden, const HeadShape& shape, std::unique_ptr<Backend> backend,
+           const SharedWeights& shared = {});
   std::unique_ptr<Backend> backend;
   std::unique_ptr<BranchModel> model;
 };
@@ -77,6 +80,8 @@ struct RunOptions {
   int rows_per_expand = 1000;      ///< of one level of a tree
   int count = 24;                  ///< candidates asked for
   bool bfloat16_features = false;  ///< as a bfloat16 target exports them
+  /// Not empty: makes something else of the features of a call.
+  std::function<TensorView(const TensorView&)> instead;
   RunOptions() { sampling.temperature = 0; }
 };
 

@@ -86,6 +86,14 @@ Backend& TestReplica::backend(int rank) {
   return ranks_[size_t(rank)]->shard.backend();
 }
 
+SharedWeights TestReplica::shared_weights() const {
+  return ranks_[0]->shard.shared_weights();
+}
+
+std::shared_ptr<FeatureRing> TestReplica::feature_ring() const {
+  return ranks_[0]->shard.feature_ring();
+}
+
 void TestReplica::execute(const StepPlan& plan, StepResult& result) {
   on_all_ranks([&](Rank& rank) { rank.shard.executor().execute(plan, rank.result); });
   result = ranks_[0]->result;

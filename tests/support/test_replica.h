@@ -60,6 +60,8 @@ class TestReplica {
   const ModelConfig& config() const { return setup_.config; }
   ShardExecutor& executor(int rank);
   Backend& backend(int rank);
+  SharedWeights shared_weights() const;               ///< of rank 0
+  std::shared_ptr<FeatureRing> feature_ring() const;  ///< likewise
   /// Executes one plan on all ranks; the result is rank 0's.
   void execute(const StepPlan& plan, StepResult& result);
 
