@@ -31,7 +31,9 @@ class DemoJobs : public ::testing::Test {
     EXPECT_EQ(result.exit_code, 0) << command << "\n" << result.err;
     return result.out;
   }
-  void expect_same(const std::string& command) {
+  /// On one thread per shard, unless it says otherwise: other tests run on the other cores.
+  void expect_same(std::string command) {
+    if (command.find("--threads") == std::string::npos) command += " --threads 1";
     // EXPECT_EQ on the texts would print both.
     EXPECT_TRUE(run(command) == reference) << "other tokens or logits: " << command;
   }

@@ -23,7 +23,8 @@ using testing::ShellResult;
 const std::string kModel = CONVOKE_SOURCE_DIR "/demo/model";
 const std::string kPrompts = CONVOKE_SOURCE_DIR "/demo/prompts.jsonl";
 const std::string kProbe = CONVOKE_PROBE " --model " + kModel + " --prompts " + kPrompts +
-                           " --limit 8 --max-tokens 24 --temperature 1 --max-num-seqs 4 ";
+                           " --limit 8 --max-tokens 24 --temperature 1 --max-num-seqs 4 --threads "
+                           "1 --draft-deadline-ms 200 ";
 
 std::string run(const std::string& command) {
   const ShellResult result = shell(command);
@@ -141,7 +142,8 @@ TEST(KilledBatch, ResumesToTheSameLines) {
   TemporaryDirectory scratch;
   const auto command = [&](const std::string& output) {
     return std::string(CONVOKE_BINARY) + " batch --model " + kModel + " -i " + kPrompts + " -o " +
-           (scratch.path() / output).string() + " --drafter ngram --quiet ";
+           (scratch.path() / output).string() +
+           " --drafter ngram --quiet --threads 1 --override --max-tokens 24 ";
   };
   run(command("undisturbed"));
   const std::set<std::string> expected = lines_of(scratch.path() / "undisturbed");
