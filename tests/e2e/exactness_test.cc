@@ -18,13 +18,13 @@ using testing::ShellResult;
 const std::string kProbe =
     CONVOKE_PROBE " --model " CONVOKE_SOURCE_DIR "/demo/model --prompts " CONVOKE_SOURCE_DIR
                   "/demo/prompts.jsonl --mixed-sampling ";
-const std::string kAllProbe = kProbe + "--max-tokens 16 ";
+const std::string kManyProbe = kProbe + "--limit 20 --max-tokens 16 ";
 
 class DemoJobs : public ::testing::Test {
  protected:
   void SetUp() override {
-    reference = run(kAllProbe + "--threads 1 --max-num-seqs 1 ");
-    ASSERT_EQ(std::ranges::count(reference, '\n'), 34);
+    reference = run(kManyProbe + "--threads 1 --max-num-seqs 1 ");
+    ASSERT_EQ(std::ranges::count(reference, '\n'), 20);
   }
   std::string run(const std::string& command) {
     const ShellResult result = shell(command);
@@ -44,14 +44,14 @@ class DemoJobs : public ::testing::Test {
 TEST_F(DemoJobs, OneProcess) {
   for (const char* flags :
        {"--threads 2 ", "--max-num-seqs 16 --prompt-chunk 1 ",
-        "--max-num-seqs 5 --prompt-chunk 512 ", "--drafter ngram --expect-accepted 50 ",
-        "--drafter ngram --max-num-seqs 1 --threads 1 ", "--drafter random:1 --expect-accepted 20 ",
+        "--max-num-seqs 5 --prompt-chunk 512 ", "--drafter ngram --expect-accepted 25 ",
+        "--drafter ngram --max-num-seqs 1 --threads 1 ", "--drafter random:1 --expect-accepted 10 ",
         "--drafter random:2 --max-num-seqs 1 --prompt-chunk 7 ", "--tp 2 --threads 2 ",
         "--tp 2 --drafter random:4 ", "--tp 4 --drafter ngram ", "--tp 4 --prompt-chunk 7 ",
         "--replicas 2 --drafter ngram ", "--drafter ngram --drafter-placement process ",
         // Less cache than the sequences want: they push each other out.
         "--kv-cache-tokens 1600 --drafter ngram "}) {
-    expect_same(kAllProbe + flags);
+    expect_same(kManyProbe + flags);
   }
 }
 
@@ -59,14 +59,14 @@ TEST_F(DemoJobs, UnderMpirun) {
   if (!testing::have_mpirun()) GTEST_SKIP() << "mpirun is not installed";
   for (const auto& [ranks, flags] : std::initializer_list<std::pair<int, const char*>>{
            {1, "--drafter ngram "},                       // a thread beside the only shard
-           {2, "--drafter ngram --expect-accepted 50 "},  // one shard, a drafter rank
+           {2, "--drafter ngram --expect-accepted 25 "},  // one shard, a drafter rank
            {2, "--tp 2 "},
-           {3, "--drafter ngram --expect-accepted 50 "},
+           {3, "--drafter ngram --expect-accepted 25 "},
            {3, "--drafter random:5 --max-num-seqs 1 "},
            {4, "--tp 4 "},
            {5, "--drafter ngram --prompt-chunk 7 "},
            {4, "--replicas 2 --drafter random:6 "}}) {
-    expect_same(mpirun(ranks) + kAllProbe + flags);
+    expect_same(mpirun(ranks) + kManyProbe + flags);
   }
 }
 
@@ -79,7 +79,7 @@ TEST_F(DemoJobs, AcrossHosts) {
       " -- mpirun ";
   // Two shards of one host and the drafter on another; then everybody alone.
   for (const char* where : {"-np 3 --host h1:2,h2:1 ", "-np 3 --host h1:1,h2:1,h3:1 "}) {
-    const ShellResult result = shell(hosts + where + kAllProbe + "--drafter ngram ");
+    const ShellResult result = shell(hosts + where + kManyProbe + "--drafter ngram ");
     if (result.exit_code == 77) GTEST_SKIP() << "hosts cannot be made here";
     EXPECT_EQ(result.exit_code, 0) << result.err;
     EXPECT_TRUE(result.out == reference) << "other tokens or logits: " << where;
