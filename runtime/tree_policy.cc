@@ -120,7 +120,7 @@ TreePolicy::Ask TreePolicy::ask(Pause& pause, bool pays, const PauseRule& rule) 
   if (pause.length == 0) pause.length = pause.left = rule.first;
   pause.left = std::min(pause.left, rule.longest);
   if (pause.left-- > 0) return Ask::kNo;
-  pause.length = int(std::min(double(rule.growth) * pause.length, double(rule.longest)));
+  pause.length = std::min(2 * pause.length, rule.longest);
   pause.left = pause.length;
   pause.trial = rule.trial_rounds - 1;
   return Ask::kFirstTrial;
@@ -164,12 +164,12 @@ TreePolicy::Plan TreePolicy::best_plan(int sequences) const {
 /// Drafts that could not pay even if all were accepted are tried, too, for what they take can have
 /// been the machine's mood, or one hiccup: one level, the sooner the less that costs.
 TreePolicy::PauseRule TreePolicy::pauses(int sequences) const {
-  if (could_pay(sequences)) return {kFirstPause, kLongestPause, 2, kTrialRounds};
+  if (could_pay(sequences)) return {kFirstPause, kLongestPause, kTrialRounds};
   const double passes = draft_seconds(1) / cost_.seconds(sequences);
   const auto rounds = [&](double share, int least) {
     return int(std::clamp(passes / share, double(least), 1e6));
   };
-  return {rounds(kFirstTrialShare, kFirstPause), rounds(kTrialShare, kLongestPause), 2, 1};
+  return {rounds(kFirstTrialShare, kFirstPause), rounds(kTrialShare, kLongestPause), 1};
 }
 
 /// Whether drafting would pay if every draft of a chain were accepted.
@@ -263,12 +263,12 @@ double TreePolicy::draft_seconds(int depth) const {
 }
 
 /// Which levels a round reached: as it turned out, and, where the drafter says what its drafts are
-/// worth, as was to be expected of them. One round's luck says little about the next.
+/// worth, as was to be expected of their `gains`. One round's luck says little about the next.
 std::vector<double> TreePolicy::reached(const SequenceState& state, const DraftTree& tree,
+                                        std::span<const float> gains,
                                         std::span<const int32_t> accepted) const {
   std::vector<double> levels(accepted.size(), 1.0);
   if (tree.empty() || tree.gains.size() != tree.nodes.size()) return levels;
-  const std::vector<float> gains = acceptance_.gains(tree);
   const std::vector<int> depths = tree.depths();
   std::vector<double> expected(size_t(std::ranges::max(depths)) + 1, 0.0);
   for (size_t i = 0; i < gains.size(); ++i) {
@@ -285,8 +285,9 @@ std::vector<double> TreePolicy::reached(const SequenceState& state, const DraftT
 void TreePolicy::observe_outcome(SequenceId id, const DraftTree& tree,
                                  std::span<const int32_t> accepted) {
   SequenceState& s = sequences_[id];
+  const std::vector<float> gains = acceptance_.gains(tree);
   if (s.asked_depth > 0) {
-    acceptance_.observe_round(s.asked_depth, reached(s, tree, accepted));
+    acceptance_.observe_round(s.asked_depth, reached(s, tree, gains, accepted));
     const double share = std::max(kSequenceRate, 1.0 / ++s.rounds);
     s.gained += share * (double(accepted.size()) - s.gained);
     s.nodes += share * (double(tree.size()) - s.nodes);
@@ -294,7 +295,6 @@ void TreePolicy::observe_outcome(SequenceId id, const DraftTree& tree,
   s.asked_depth = 0;
   s.trial = false;
   if (tree.empty()) return;
-  const std::vector<float> gains = acceptance_.gains(tree);
   double expected = 0.0;
   for (int i = 0; i < tree.size(); ++i) {
     if (!tree.nodes[size_t(i)].probe) expected += gains[size_t(i)];

@@ -40,7 +40,7 @@ class TreePolicy {
   TreePolicy(const TreePolicyOptions& options, PassCost cost);
 
   /// What to ask the drafter for while the next pass is prepared. Sequences for which drafting does
-  /// not pay are left out; now and then they are tried again, after pauses that grow.
+  /// not pay are left out; now and then they are tried again, after pauses that double.
   struct Round {
     std::vector<SequenceId> wanted;
     DraftLimits limits;  ///< of each tree; more nodes than will be verified, to choose from
@@ -74,10 +74,9 @@ class TreePolicy {
   double draft_seconds(int depth) const;
 
  private:
-  /// When drafting does not pay it is tried again, after pauses that grow, for a few rounds.
+  /// When drafting does not pay it is tried again, after pauses that double, for a few rounds.
   struct PauseRule {
     int first = 0, longest = 0;  ///< in rounds
-    int growth = 0;              ///< from one pause to the next
     int trial_rounds = 0;
   };
   struct Pause {
@@ -107,6 +106,7 @@ class TreePolicy {
   Round fixed_round(std::span<const SequenceId> decoding) const;
   double leaning(const SequenceState& state) const;
   std::vector<double> reached(const SequenceState& state, const DraftTree& tree,
+                              std::span<const float> gains,
                               std::span<const int32_t> accepted) const;
   Plan best_plan(int sequences) const;
   double rate(int sequences, int depth, double drafts, double nodes) const;
